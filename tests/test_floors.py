@@ -1,0 +1,204 @@
+"""The law of the house: imports go down only. Read from the syntax trees, so lazy imports in functions count too."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src" / "prefixtune"
+FOLDERS = ("src", "tests", "benchmarks", "scripts", "docs")
+PYTHON_FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+
+# A module may import from lower floors, and from its own where no circle comes of it. The package itself is the roof:
+# it hands names on, and nothing below may import from it.
+FLOORS = {
+    "errors": 0,
+    "attention": 0,
+    "geometry": 0,
+    "prefix": 1,
+    "methods": 2,
+    "initialisation": 2,
+    "architectures": 2,
+    "attach": 3,
+    "checkpoint": 3,
+    "tasks": 3,
+    "training": 4,
+    "evaluation": 4,
+    "probe": 4,
+    "serving": 5,
+    "demo": 6,
+    "cli": 6,
+}
+ROOF = 7
+
+
+def modules(source: Path) -> dict[str, Path]:
+    """Dotted name below the package -> file; the package itself is the empty name."""
+    return {
+        ".".join(path.relative_to(source).with_suffix("").parts).removesuffix("__init__").removesuffix("."): path
+        for path in sorted(source.rglob("*.py"))
+    }
+
+
+def imports(name: str, path: Path, known: dict[str, Path]) -> set[str]:
+    """The modules of the package that `path` names: import statements, and `import_module` with a constant."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    dotted: list[str] = []  # from the package's own name on
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            dotted += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = ["prefixtune", *package.split(".")] if package else ["prefixtune"]
+            stem = above[: len(above) - node.level + 1] if node.level else []
+            base = ".".join([*stem, *([node.module] if node.module else [])])
+            dotted += [f"{base}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            dotted += [a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+    found = set()
+    for target in dotted:
+        if target == "prefixtune" or target.startswith("prefixtune."):
+            inner = target.removeprefix("prefixtune").removeprefix(".")
+            while inner and inner not in known:  # `from prefixtune.errors import ConfigError` names the module `errors`
+                inner = inner.rpartition(".")[0]
+            found.add(inner)
+    return found - {name}
+
+
+def import_graph(source: Path) -> dict[str, set[str]]:
+    known = modules(source)
+    return {name: imports(name, path, known) for name, path in known.items()}
+
+
+def floor(name: str) -> int:
+    return FLOORS[name.partition(".")[0]] if name else ROOF
+
+
+def upward(source: Path) -> list[str]:
+    """`a imports b` for every import that goes up."""
+    return [
+        f"{name or 'prefixtune'} (floor {floor(name)}) imports {target or 'prefixtune'} (floor {floor(target)})"
+        for name, targets in import_graph(source).items()
+        for target in sorted(targets)
+        if floor(target) > floor(name)
+    ]
+
+
+def circle(source: Path) -> list[str]:
+    try:
+        TopologicalSorter(import_graph(source)).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def forbidden(path: Path) -> list[str]:
+    """Calls and imports that the house does without, as `line: what`."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        what = None
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "hasattr":
+            what = "hasattr: give the class the attribute, or ask for the type"
+        elif isinstance(node, ast.ExceptHandler) and node.type is None:
+            what = "bare except: name the error that is expected"
+        elif isinstance(node, ast.Attribute) and ast.unparse(node) in ("torch.load", "torch.save"):
+            what = f"{ast.unparse(node)} pickles: use safetensors"
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+            roots = names if isinstance(node, ast.Import) else [node.module or ""]
+            if {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"} & {n.partition(".")[0] for n in roots}:
+                what = "pickle: use safetensors or JSON"
+            elif roots == ["torch"] and {"load", "save"} & set(names):
+                what = "torch.load and torch.save pickle: use safetensors"
+        if what:
+            found.append(f"{path.name}:{getattr(node, 'lineno', 0)}: {what}")
+    return found
+
+
+def write(folder: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_every_module_stands_on_a_floor() -> None:
+    unknown = sorted({name.partition(".")[0] for name in modules(SOURCE)} - {""} - set(FLOORS))
+    assert not unknown, f"no floor for {', '.join(unknown)}: add a line to FLOORS in {Path(__file__).name}"
+
+
+def test_imports_go_down_only() -> None:
+    assert upward(SOURCE) == []
+
+
+def test_no_imports_in_a_circle() -> None:
+    assert circle(SOURCE) == []
+
+
+@pytest.mark.parametrize("path", PYTHON_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_file_is_short_and_does_without_the_forbidden(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+    assert forbidden(path) == []
+
+
+@pytest.mark.parametrize("path", PYTHON_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_file_is_named_for_what_it_does(path: Path) -> None:
+    assert not {"util", "utils", "manager", "helper", "helpers", "common", "misc"} & set(path.stem.split("_"))
+
+
+@pytest.mark.parametrize(
+    ("statement", "complaint"),
+    [
+        ("from prefixtune.attach import attach", "errors (floor 0) imports attach (floor 3)"),
+        ("def f():\n    import prefixtune.cli", "errors (floor 0) imports cli (floor 6)"),
+        ("from prefixtune import attach", "errors (floor 0) imports attach (floor 3)"),
+        ("from . import attach", "errors (floor 0) imports attach (floor 3)"),
+        ("from .methods.adaptive import AdaptivePrefix", "errors (floor 0) imports methods.adaptive (floor 2)"),
+        ("import importlib\nimportlib.import_module('prefixtune.cli')", "errors (floor 0) imports cli (floor 6)"),
+        ("import prefixtune", "errors (floor 0) imports prefixtune (floor 7)"),
+        ("from prefixtune import AdaptivePrefix", "errors (floor 0) imports prefixtune (floor 7)"),
+    ],
+)
+def test_an_upward_import_is_found_however_it_is_written(tmp_path: Path, statement: str, complaint: str) -> None:
+    empty = dict.fromkeys(["__init__.py", "attach.py", "cli.py", "methods/__init__.py", "methods/adaptive.py"], "")
+    assert upward(write(tmp_path, {**empty, "errors.py": statement})) == [complaint]
+
+
+def test_downward_and_relative_imports_inside_a_package_are_allowed(tmp_path: Path) -> None:
+    files = {
+        "__init__.py": "def __getattr__(name):\n    from prefixtune.attach import attach",
+        "errors.py": "",
+        "attach.py": "from prefixtune.errors import ConfigError\nfrom .methods import adaptive",
+        "methods/__init__.py": "",
+        "methods/adaptive.py": "from ..errors import ConfigError\nfrom .zero import ZeroInitPrefix",
+        "methods/zero.py": "",
+    }
+    assert upward(write(tmp_path, files)) == []
+    assert circle(tmp_path) == []
+
+
+def test_a_circle_on_one_floor_is_found_through_a_lazy_import(tmp_path: Path) -> None:
+    lazy = "def f():\n    from prefixtune.attach import attach"
+    write(tmp_path, {"__init__.py": "", "attach.py": "from prefixtune.checkpoint import load", "checkpoint.py": lazy})
+    assert upward(tmp_path) == []
+    assert set(circle(tmp_path)) == {"attach", "checkpoint"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hasattr(x, 'y')",
+        "try:\n    pass\nexcept:\n    pass",
+        "import pickle",
+        "def f():\n    from pickle import loads",
+        "import torch\ntorch.load('x')",
+        "from torch import load",
+    ],
+)
+def test_the_forbidden_is_found(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(text)
+    assert len(forbidden(path)) == 1
