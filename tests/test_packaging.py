@@ -65,11 +65,7 @@ def test_the_oldest_transformers_of_ci_is_the_oldest_that_is_declared() -> None:
 
 def test_every_data_file_of_the_package_is_shipped() -> None:
     patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["prefixtune"]
-    data = [p.relative_to(SOURCE).as_posix() for p in SOURCE.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")]
+    files = [path for path in SOURCE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
+    data = [path.relative_to(SOURCE).as_posix() for path in files]
     assert "py.typed" in data
     assert [name for name in data if not any(fnmatch(name, pattern) for pattern in patterns)] == []
-
-
-def test_only_the_python_that_runs_the_tests_is_claimed() -> None:
-    claimed = {c.rpartition(" ")[2] for c in PROJECT["classifiers"] if c.startswith("Programming Language :: Python ::")}
-    assert f"{sys.version_info.major}.{sys.version_info.minor}" in claimed
