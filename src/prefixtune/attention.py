@@ -1,0 +1,267 @@
+"""The arithmetic of a prefix: joint and separate attention over prefix and tokens, as pure tensor functions.
+
+Axes: B batch, H query heads, G key/value heads, P prefix length, T queries, S keys, D head size.
+Nothing here knows a model, a method or a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """What a model handed to its attention function, for some rows of one layer.
+
+    `base` is the function the model would have called; it returns `[B, T, H, Dv]` and, if it has them, the weights.
+    """
+
+    module: torch.nn.Module
+    query: Tensor  # [B, H, T, Dk]
+    key: Tensor  # [B, G, S, Dk]
+    value: Tensor  # [B, G, S, Dv]
+    mask: Tensor | None  # [B|1, H|1, T|1, S]: bool (True = visible) or additive float; None = all, or causal
+    options: dict[str, Any]  # scaling, dropout, is_causal, softcap, s_aux, position_bias, ... as the model gave them
+    base: AttentionFunction
+    causal: bool  # what `mask is None` means: True = causal, False = every key is visible
+    hidden: Tensor | None = None  # [B, T, d]: what the attention module read
+    start: Tensor | None = None  # [B, d]: the same at position 0 of the real text
+    real: Tensor | None = None  # [B, T]: True where a query is text, not padding
+    prefix_mask: Tensor | None = None  # [B, 1, T, P]: which prefix positions a query sees; None = all
+    prefix_bias: Tensor | None = None  # [B|1, H, T, P]: what the model's position bias adds to prefix scores
+    rows: Tensor | None = None  # which rows of the batch these are; None = all
+
+    @property
+    def scale(self) -> float:
+        """The factor of the scores: the model's own, or `1 / sqrt(Dk)`."""
+        scaling = self.options.get("scaling")
+        return self.query.shape[-1] ** -0.5 if scaling is None else scaling
+
+    def run_base(self) -> tuple[Tensor, Tensor | None]:
+        """The model's own attention, as if there were no prefix."""
+        return self.base(self.module, self.query, self.key, self.value, self.mask, **self.options)
+
+    def select(self, rows: Tensor) -> AttentionCall:
+        """The same call for some rows of the batch (`rows`: `[b]` indices)."""
+        batch = self.query.shape[0]
+
+        def pick(x: Tensor | None) -> Tensor | None:
+            return x if x is None or x.shape[0] != batch else x.index_select(0, rows)
+
+        options = {name: pick_option(value, batch, rows) for name, value in self.options.items()}
+        tensors = {name: pick(getattr(self, name)) for name in _PER_ROW}
+        return replace(self, options=options, rows=rows, **tensors)
+
+
+_PER_ROW = ("query", "key", "value", "mask", "hidden", "start", "real", "prefix_mask", "prefix_bias")
+
+
+def pick_option(value: Any, batch: int, rows: Tensor) -> Any:
+    """An attention option for some rows: four-axis tensors with the batch in front are per row, the rest is shared."""
+    if isinstance(value, Tensor) and value.ndim == 4 and value.shape[0] == batch:
+        return value.index_select(0, rows)
+    return value
+
+
+def is_causal(mask: Tensor | None, options: dict[str, Any], module: torch.nn.Module, query_length: int) -> bool:
+    """What a missing mask means to the model's attention (the rule of transformers' sdpa integration)."""
+    if mask is not None or query_length == 1:
+        return False
+    given = options.get("is_causal")
+    return bool(getattr(module, "is_causal", True) if given is None else given)
+
+
+def visible_mask(call: AttentionCall) -> Tensor | None:
+    """The mask over the S token keys with causality spelled out, `[B|1, H|1, T|1, S]`; None if all are visible."""
+    if call.mask is not None or not call.causal:
+        return call.mask
+    T, S = call.query.shape[2], call.key.shape[2]
+    return torch.ones(T, S, dtype=torch.bool, device=call.query.device).tril_().view(1, 1, T, S)
+
+
+def cut_unwritten_keys(call: AttentionCall) -> AttentionCall:
+    """Drop the tail of a static cache that a mask-free causal prefill has not written yet.
+
+    Without a mask, sdpa aligns causality to the upper left, so keys past the query length are never seen.
+    """
+    T, S = call.query.shape[2], call.key.shape[2]
+    if call.mask is not None or not call.causal or S <= T:
+        return call
+    options = dict(call.options)
+    if options.get("position_bias") is not None:
+        options["position_bias"] = options["position_bias"][..., :T]
+    return replace(call, key=call.key[:, :, :T], value=call.value[:, :, :T], options=options)
+
+
+def prepend_prefix_mask(mask: Tensor | None, call: AttentionCall, length: int) -> Tensor | None:
+    """`mask` with `length` columns for the prefix in front: visible, unless `call.prefix_mask` says otherwise."""
+    if mask is None and call.prefix_mask is None:
+        return None
+    B, T, S = call.query.shape[0], call.query.shape[2], call.key.shape[2]
+    if mask is None:  # additive, which both sdpa and every eager function understand
+        mask = call.query.new_zeros(1, 1, T, S)
+    columns = mask.new_ones(1, 1, 1, length) if mask.dtype == torch.bool else mask.new_zeros(1, 1, 1, length)
+    if call.prefix_mask is not None:
+        hidden = mask.new_zeros(()) if mask.dtype == torch.bool else mask.new_full((), torch.finfo(mask.dtype).min)
+        columns = torch.where(call.prefix_mask, columns, hidden)
+        mask = mask.expand(B, -1, T, -1)
+    columns = columns.expand(*mask.shape[:3], length)
+    return torch.cat([columns, mask], dim=-1)
+
+
+def joint_attention(
+    call: AttentionCall, prefix_key: Tensor, prefix_value: Tensor, gate: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """One softmax over prefix and tokens.
+
+        score_p[b,h,t,j] = scale * (q[b,h,t] . k_p[g(h),j]) * gate[b,t,j]
+        score_s[b,h,t,s] = scale * (q[b,h,t] . k[b,g(h),s]) + mask
+        a   = softmax([score_p ; score_s])
+        out = sum_j a_j * gate_j * v_p[j]  +  sum_s a_s * v[s]
+
+    prefix_key `[G, P, Dk]`, prefix_value `[G, P, Dv]`, gate `[B|1, T|1, P]` or None (= 1).
+    Returns `[B, T, H, Dv]` and the weights `[B, H, T, P + S]` where the model's own function gives them.
+    Source: Prefix-Tuning (Li & Liang 2021), section 4; the gate is APT's (Zhang et al. 2023), applied without a copy
+    of K and V per example.
+    """
+    prefix_key, prefix_value = prefix_key.to(call.key.dtype), prefix_value.to(call.value.dtype)
+    if gate is not None and gate.shape[1] > 1:
+        return _gated_by_position(call, prefix_key, prefix_value, gate.to(call.query.dtype))
+    if gate is not None:
+        factor = gate.to(call.key.dtype).transpose(1, 2)[:, None]  # [B|1, 1, P, 1]
+        return _joined_keys(call, prefix_key * factor, prefix_value * factor)
+    return _joined_keys(call, prefix_key[None], prefix_value[None])
+
+
+def _joined_keys(call: AttentionCall, prefix_key: Tensor, prefix_value: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The model's own attention over keys and values with the prefix in front; prefix_key `[B|1, G, P, Dk]`."""
+    call = cut_unwritten_keys(call)
+    B, P = call.key.shape[0], prefix_key.shape[2]
+    key = torch.cat([prefix_key.expand(B, -1, -1, -1), call.key], dim=2)  # [B, G, P + S, Dk]
+    value = torch.cat([prefix_value.expand(B, -1, -1, -1), call.value], dim=2)
+    mask = prepend_prefix_mask(visible_mask(call), call, P)
+    options = dict(call.options, is_causal=False)  # causality is in the mask now: sdpa must not slice the keys
+    options["position_bias"] = prepend_bias(call, P)
+    if options["position_bias"] is None:
+        del options["position_bias"]
+    return call.base(call.module, call.query, key, value, mask, **options)
+
+
+def prepend_bias(call: AttentionCall, length: int) -> Tensor | None:
+    """The model's position bias `[B|1, H, T, P + S]`, with the prefix's own columns (zero unless it has positions)."""
+    bias = call.options.get("position_bias")
+    if bias is None:
+        return None
+    columns = bias.new_zeros(*bias.shape[:3], length)
+    if call.prefix_bias is not None:
+        columns = call.prefix_bias.to(bias.dtype).expand(bias.shape[0], -1, -1, -1)
+    return torch.cat([columns, bias], dim=-1)
+
+
+def prefix_scores(call: AttentionCall, prefix_key: Tensor) -> Tensor:
+    """`scale * q . k_p`, `[B, H, T, P]`, the heads of a group sharing their key."""
+    B, H, T, D = call.query.shape
+    G, P = prefix_key.shape[0], prefix_key.shape[1]
+    grouped = call.query.reshape(B, G, H // G * T, D)
+    return (grouped @ prefix_key.transpose(1, 2)).view(B, H, T, P) * call.scale
+
+
+def mix_prefix_values(weights: Tensor, prefix_value: Tensor) -> Tensor:
+    """`sum_j weights_j v_p[j]`: weights `[B, H, T, P]`, prefix_value `[G, P, Dv]` to `[B, H, T, Dv]`."""
+    B, H, T, P = weights.shape
+    G = prefix_value.shape[0]
+    return (weights.reshape(B, G, H // G * T, P) @ prefix_value).view(B, H, T, -1)
+
+
+def _gated_by_position(
+    call: AttentionCall, prefix_key: Tensor, prefix_value: Tensor, gate: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """The formula written out, for a gate that differs from query to query (`[B, T, P]`): no key can carry it."""
+    call = cut_unwritten_keys(call)
+    P = prefix_key.shape[1]
+    gate = gate[:, None]  # [B, 1, T, P]
+    score_p = prefix_scores(call, prefix_key) * gate
+    score_s = token_scores(call)
+    score = torch.cat([score_p, score_s], dim=-1)  # [B, H, T, P + S]
+    softcap = call.options.get("softcap")
+    if softcap is not None:
+        score = torch.tanh(score / softcap) * softcap
+    bias = prepend_bias(call, P)
+    if bias is not None:
+        score = score + bias
+    weights = softmax_with_sinks(add_mask(score, prepend_prefix_mask(visible_mask(call), call, P)), call.options)
+    dropped = F.dropout(weights, p=call.options.get("dropout", 0.0), training=call.module.training)
+    out = mix_prefix_values(dropped[..., :P] * gate, prefix_value) + mix_token_values(dropped[..., P:], call.value)
+    return out.transpose(1, 2).contiguous(), weights
+
+
+def token_scores(call: AttentionCall) -> Tensor:
+    """`scale * q . k`, `[B, H, T, S]`, without mask or bias."""
+    B, H, T, D = call.query.shape
+    G, S = call.key.shape[1], call.key.shape[2]
+    grouped = call.query.reshape(B, G, H // G * T, D)
+    return (grouped @ call.key.transpose(2, 3)).view(B, H, T, S) * call.scale
+
+
+def mix_token_values(weights: Tensor, value: Tensor) -> Tensor:
+    """`sum_s weights_s v[s]`: weights `[B, H, T, S]`, value `[B, G, S, Dv]` to `[B, H, T, Dv]`."""
+    B, H, T, S = weights.shape
+    G = value.shape[1]
+    return (weights.reshape(B, G, H // G * T, S) @ value).view(B, H, T, -1)
+
+
+def add_mask(score: Tensor, mask: Tensor | None) -> Tensor:
+    """`score` with a boolean (True = visible) or additive mask."""
+    if mask is None:
+        return score
+    if mask.dtype == torch.bool:
+        return score.masked_fill(~mask, torch.finfo(score.dtype).min)
+    return score + mask
+
+
+def softmax_with_sinks(score: Tensor, options: dict[str, Any]) -> Tensor:
+    """Softmax over the last axis, in float32 at least; a model's sinks (`s_aux`, `[H]`) take their share of it."""
+    sinks = options.get("s_aux")
+    dtype = score.dtype
+    score = score.float() if dtype in (torch.float16, torch.bfloat16) else score
+    if sinks is None:
+        return torch.softmax(score, dim=-1).to(dtype)
+    column = sinks.to(score.dtype).view(1, -1, 1, 1).expand(*score.shape[:3], 1)
+    return torch.softmax(torch.cat([score, column], dim=-1), dim=-1)[..., :-1].to(dtype)
+
+
+def plain_attention(
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """Attention written out, for models whose file has no `eager_attention_forward`: `[B, T, H, Dv]` and weights."""
+    call = AttentionCall(module, query, key, value, mask, options, plain_attention, causal=False)
+    score = token_scores(call)
+    bias = options.get("position_bias")
+    weights = softmax_with_sinks(add_mask(score if bias is None else score + bias, mask), options)
+    dropped = F.dropout(weights, p=options.get("dropout", 0.0), training=module.training)
+    return mix_token_values(dropped, value).transpose(1, 2).contiguous(), weights
+
+
+def separate_attention(
+    call: AttentionCall, prefix_key: Tensor, prefix_value: Tensor, factor: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """A softmax of its own over the prefix, added to the model's attention.
+
+        out = attention(q, K, V)  +  factor[h] * softmax(scale * q . K_p) V_p
+
+    factor `[H]`. With `factor = 0` the result is the model's own, exactly.
+    Source: LLaMA-Adapter (Zhang et al. 2023, arXiv 2303.16199), equations 4 to 9.
+    """
+    out, weights = call.run_base()
+    score = prefix_scores(call, prefix_key.to(call.key.dtype))
+    score = add_mask(score, call.prefix_mask)
+    alone = mix_prefix_values(softmax_with_sinks(score, {}), prefix_value.to(call.value.dtype))  # [B, H, T, Dv]
+    return out + (alone * factor.to(out.dtype).view(1, -1, 1, 1)).transpose(1, 2), weights

@@ -1,0 +1,170 @@
+"""Adaptive Prefix Tuning (APT): token and layer gates on free keys and values (Zhang et al. 2023, arXiv 2305.15212)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from prefixtune.attention import AttentionCall, joint_attention
+from prefixtune.errors import ConfigError, near_miss
+from prefixtune.prefix import KeysValues, Method, Prefix, Slot, folded_keys_values, keys_values_from, random_keys_values
+
+GATE_INPUTS = ("token", "first", "mean", "none")
+
+
+@dataclass(kw_only=True)
+class AdaptivePrefix(Method):
+    """APT: `P^_i = lambda_i * alpha_i (.) [P_ik, P_iv]` with `alpha_i = sigmoid(h_{i-1} W_i)`.
+
+    Keys and values are both scaled by the gate. The text of the paper leaves open how h is reduced and where lambda and
+    W start; those are options here. Source: APT, section 3, equations 2 and 3.
+    """
+
+    length: int | None = 16
+    """Prefix length P: how many key/value vectors every layer gets. None: as many as the text of the start has tokens."""
+
+    token_gate: bool = True
+    """The token gate alpha: how far each prefix position is open, by the input."""
+
+    layer_gate: bool = True
+    """The layer gate lambda: one learned scalar a layer."""
+
+    gate_input: str = "token"
+    """What alpha reads: 'token' (each query's own hidden state), 'first', 'mean' (encoders only), or 'none' (a free vector)."""
+
+    init: str = "random"
+    """Start of keys and values: 'random', 'zeros' or 'text:<words>'."""
+
+    init_std: float = 1.0
+    """Standard deviation of a random start."""
+
+    layer_gate_start: float = 1.0
+    """Where lambda starts."""
+
+    token_gate_std: float = 0.0
+    """Standard deviation of W at the start; 0 opens every position half (sigmoid of 0)."""
+
+    token_gate_bias: bool = False
+    """Whether alpha's linear map has a bias."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gate_input not in GATE_INPUTS:
+            raise ConfigError(f"gate_input={self.gate_input!r} is unknown{near_miss(self.gate_input, GATE_INPUTS)}")
+
+    @property
+    def start(self) -> str:
+        return self.init
+
+    def check(self, slots: Sequence[Slot]) -> None:
+        causal = sorted({slot.layer.site for slot in slots if slot.layer.site != "encoder"})
+        if self.token_gate and self.gate_input == "mean" and causal:
+            raise ConfigError(
+                f"gate_input='mean' reads the whole input and would leak the future into a causal model ({causal[0]} "
+                "attention); expected 'token', 'first' or 'none', or sites=['encoder']"
+            )
+
+    def build(self, slots: Sequence[Slot], start: Mapping[str, KeysValues] | None, dtype: torch.dtype) -> Prefix:
+        return GatedPrefix(self, slots, start or random_keys_values(slots, self.init_std, dtype))
+
+    def restore(self, slots: Sequence[Slot], folded: Mapping[str, Tensor]) -> Prefix:
+        prefix = GatedPrefix(self, slots, keys_values_from(folded, slots))
+        with torch.no_grad():
+            for slot in slots:
+                for kind, parameter in prefix.gates[slot.key.replace(".", "_")].named_parameters():
+                    parameter.copy_(folded[f"{slot.key}.{kind}"])
+        return prefix
+
+
+class LayerGates(nn.Module):
+    """Both gates of one layer."""
+
+    def __init__(self, method: AdaptivePrefix, slot: Slot, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.reads = method.gate_input
+        if method.layer_gate:
+            self.layer_gate = nn.Parameter(torch.tensor(method.layer_gate_start, dtype=dtype))  # lambda
+        else:
+            self.register_parameter("layer_gate", None)
+        self.token_gate: nn.Module | None = None
+        if method.token_gate:
+            inputs = 0 if self.reads == "none" else slot.layer.hidden
+            self.token_gate = TokenGate(inputs, slot.length, method.token_gate_std, method.token_gate_bias, dtype)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """`lambda * alpha`, `[B|1, T|1, P|1]`, from the states `[B, T|1, d]` that alpha reads."""
+        gate = states.new_ones(1, 1, 1) if self.token_gate is None else self.token_gate(states)
+        return gate if self.layer_gate is None else self.layer_gate * gate
+
+
+class TokenGate(nn.Module):
+    """alpha: `sigmoid(h W)`; with no inputs (`inputs = 0`), `sigmoid` of a free vector."""
+
+    def __init__(self, inputs: int, length: int, std: float, bias: bool, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(max(inputs, 1), length, dtype=dtype) * std)
+        self.bias = nn.Parameter(torch.zeros(length, dtype=dtype)) if bias and inputs else None
+        self.inputs = inputs
+
+    def forward(self, states: Tensor) -> Tensor:
+        """states `[B, T, d]` to `[B, T, P]`, or to `[1, 1, P]` when nothing is read."""
+        logits = states.to(self.weight.dtype) @ self.weight if self.inputs else self.weight[None]
+        return torch.sigmoid(logits if self.bias is None else logits + self.bias)
+
+
+class GatedPrefix(Prefix):
+    """Free keys and values under the gates of APT."""
+
+    def __init__(self, method: AdaptivePrefix, slots: Sequence[Slot], start: Mapping[str, KeysValues]) -> None:
+        super().__init__(method, slots)
+        self.reads = method.gate_input
+        names = {slot.key: slot.key.replace(".", "_") for slot in slots}
+        self.keys = nn.ParameterDict({names[slot.key]: nn.Parameter(start[slot.key][0].clone()) for slot in slots})
+        self.values = nn.ParameterDict({names[slot.key]: nn.Parameter(start[slot.key][1].clone()) for slot in slots})
+        dtype = start[slots[0].key][0].dtype
+        self.gates = nn.ModuleDict({names[slot.key]: LayerGates(method, slot, dtype) for slot in slots})
+
+    def keys_values(self, slot: Slot) -> KeysValues:
+        name = slot.key.replace(".", "_")
+        return self.keys[name], self.values[name]
+
+    def gate(self, call: AttentionCall, slot: Slot) -> Tensor | None:
+        gates = self.gates[slot.key.replace(".", "_")]
+        return gates(self._states(call)).expand(-1, -1, slot.length)
+
+    def _states(self, call: AttentionCall) -> Tensor:
+        """What alpha reads, `[B, T|1, d]`."""
+        if call.hidden is None:
+            raise ConfigError(f"{type(call.module).__name__} was called without hidden states, which a token gate reads")
+        if self.reads == "first":
+            assert call.start is not None
+            return call.start[:, None]
+        if self.reads == "mean" and call.real is not None:
+            weight = call.real[..., None].to(call.hidden.dtype)  # [B, T, 1]
+            return (call.hidden * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
+        return call.hidden.mean(1, keepdim=True) if self.reads == "mean" else call.hidden
+
+    def attend(self, call: AttentionCall, slot: Slot) -> tuple[Tensor, Tensor | None]:
+        return joint_attention(call, *self.dropped_keys_values(slot), gate=self.gate(call, slot))
+
+    def fold(self) -> dict[str, Tensor]:
+        folded = folded_keys_values(self)
+        for name in self.slots:
+            for kind, parameter in self.gates[name.replace(".", "_")].named_parameters():
+                folded[f"{name}.{kind}"] = parameter.detach().clone()
+        return folded
+
+    def plain_keys_values(self, slot: Slot) -> KeysValues:
+        """Gates that read no input (layer gates, `none`) are folded into keys and values; others cannot be."""
+        gates = self.gates[slot.key.replace(".", "_")]
+        if gates.token_gate is not None and self.reads != "none":
+            raise ConfigError(
+                f"gate_input={self.reads!r} depends on the input and cannot be exported as plain keys and values; "
+                "expected gate_input='none' or token_gate=False"
+            )
+        key, value = self.keys_values(slot)
+        factor = gates(key).transpose(1, 2)  # [1, P|1, 1]
+        return key * factor, value * factor

@@ -1,0 +1,246 @@
+"""What every method shares: the options that say where a prefix goes, and the abstract prefix that attends there."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prefixtune.attention import AttentionCall, joint_attention
+from prefixtune.errors import ConfigError, near_miss
+from prefixtune.geometry import SITES, Geometry, Layer
+
+KeysValues = tuple[Tensor, Tensor]
+"""Keys `[G, P, Dk]` and values `[G, P, Dv]` of one layer."""
+
+WINDOWS = ("pinned", "scroll")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One layer that a prefix reaches, and how long the prefix is there."""
+
+    layer: Layer
+    length: int
+
+    @property
+    def key(self) -> str:
+        """`{site}.{layer}`, the name on disk."""
+        return f"{self.layer.site}.{self.layer.index}"
+
+    def shapes(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """The shapes of keys `[G, P, Dk]` and values `[G, P, Dv]`."""
+        layer = self.layer
+        return (layer.groups, self.length, layer.key_size), (layer.groups, self.length, layer.value_size)
+
+
+@dataclass(kw_only=True)
+class Method(ABC):
+    """How a prefix is parameterised and attended to. A method is one file; its dataclass is its configuration."""
+
+    starts_as_no_op: ClassVar[bool] = False
+    """Whether a model under a fresh prefix of this method is exactly the base model."""
+
+    length: int | None = 10
+    """Prefix length P: how many key/value vectors every layer gets. None: as many as the text of the start has tokens."""
+
+    lengths: Sequence[int] | Mapping[str, Sequence[int]] | None = None
+    """One length per layer, instead of `length`; 0 leaves a layer out. By site where sites differ in depth."""
+
+    sites: Sequence[str] | None = None
+    """Which attention gets a prefix: encoder, decoder, cross. Default: all the model has."""
+
+    layers: Sequence[int] | None = None
+    """Which layers of each site get a prefix, counted from 0. Default: all."""
+
+    position_offset: int | Mapping[str, int] | None = None
+    """Where the first real token stands. Default: P in a decoder-only model, 0 elsewhere."""
+
+    dropout: float = 0.0
+    """Probability of dropping an element of the prefix's keys and values while training."""
+
+    window: str = "pinned"
+    """In sliding-window layers: 'pinned' keeps the prefix visible to all, 'scroll' lets it leave with the window."""
+
+    def __post_init__(self) -> None:
+        if self.length is not None and self.length < 1:
+            raise ConfigError(f"length={self.length}: a prefix has at least one position; expected length >= 1")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"dropout={self.dropout}: expected a probability in [0, 1)")
+        if self.window not in WINDOWS:
+            raise ConfigError(f"window={self.window!r} is unknown{near_miss(self.window, WINDOWS)}")
+        for site in self.sites or ():
+            if site not in SITES:
+                raise ConfigError(f"sites: {site!r} is unknown{near_miss(site, SITES)}")
+
+    @classmethod
+    def name(cls) -> str:
+        """The method's name: that of its file."""
+        return cls.__module__.rpartition(".")[2]
+
+    def options(self) -> dict[str, Any]:
+        """Every option, as JSON can hold it."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+    @property
+    @abstractmethod
+    def start(self) -> str:
+        """Where keys and values start: 'random', 'zeros' or 'text:<words>'."""
+
+    def check(self, slots: Sequence[Slot]) -> None:
+        """Raise ConfigError when this method cannot work on these layers. The common checks are made elsewhere."""
+
+    @abstractmethod
+    def build(self, slots: Sequence[Slot], start: Mapping[str, KeysValues] | None, dtype: torch.dtype) -> Prefix:
+        """A fresh trainable prefix; `start` holds keys and values for each slot's key, or None for random ones."""
+
+    @abstractmethod
+    def restore(self, slots: Sequence[Slot], folded: Mapping[str, Tensor]) -> Prefix:
+        """The prefix from its folded tensors, as `Prefix.fold` named them."""
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, (tuple, list)) else value
+
+
+def plan(method: Method, geometry: Geometry, length: int | None) -> tuple[Slot, ...]:
+    """The slots `method` asks for on a model of this geometry; `length` replaces a `method.length` of None.
+
+    Raises ConfigError for a site or layer the model does not have and for lengths of the wrong count.
+    """
+    sites = tuple(method.sites) if method.sites is not None else geometry.sites
+    for site in sites:
+        if site not in geometry.sites:
+            raise ConfigError(f"{geometry.model_class} has no {site!r} attention; it has: {', '.join(geometry.sites)}")
+    slots = [slot for site in sites for slot in _plan_site(method, geometry, site, length)]
+    if not slots:
+        raise ConfigError("no layer gets a prefix: every length is 0 or `layers` is empty; give at least one layer")
+    return tuple(slots)
+
+
+def _plan_site(method: Method, geometry: Geometry, site: str, length: int | None) -> list[Slot]:
+    every = geometry.at(site)
+    wanted = range(len(every)) if method.layers is None else method.layers
+    for index in wanted:
+        if not 0 <= index < len(every):
+            raise ConfigError(f"layers: {index} is not a layer of {site}; expected 0 to {len(every) - 1}")
+    chosen = [every[index] for index in wanted]
+    lengths = method.lengths.get(site) if isinstance(method.lengths, Mapping) else method.lengths
+    if lengths is None:
+        fixed = method.length if method.length is not None else length
+        if fixed is None:
+            raise ConfigError("length is None and there is no text to take it from; give length, lengths or a text")
+        lengths = [fixed] * len(chosen)
+    if len(lengths) != len(chosen):
+        raise ConfigError(
+            f"lengths has {len(lengths)} entries but {site} has {len(chosen)} layers to fill; give one length per layer"
+            " (0 leaves a layer out), or {site: lengths} where sites differ in depth"
+        )
+    if min(lengths, default=0) < 0:
+        raise ConfigError(f"lengths={list(lengths)}: a length cannot be negative")
+    return [Slot(layer, size) for layer, size in zip(chosen, lengths, strict=True) if size > 0]
+
+
+class Prefix(nn.Module, ABC):
+    """Keys and values for some layers of a frozen model, and how they are attended to."""
+
+    def __init__(self, method: Method, slots: Sequence[Slot]) -> None:
+        super().__init__()
+        self.method = method
+        self.slots = {slot.key: slot for slot in slots}
+        self.offsets = {site: _offset(method, slots, site) for site in ("encoder", "decoder")}
+
+    @abstractmethod
+    def keys_values(self, slot: Slot) -> KeysValues:
+        """Keys `[G, P, Dk]` and values `[G, P, Dv]` of one layer, computed from the parameters anew at each call."""
+
+    @abstractmethod
+    def attend(self, call: AttentionCall, slot: Slot) -> tuple[Tensor, Tensor | None]:
+        """The attention of one layer under this prefix: `[B, T, H, Dv]`, and weights where the model gives them."""
+
+    @abstractmethod
+    def fold(self) -> dict[str, Tensor]:
+        """Everything a served prefix needs, by name on disk: `{site}.{layer}.key|value` and gates; no train-time part."""
+
+    def gate(self, call: AttentionCall, slot: Slot) -> Tensor | None:
+        """How far each prefix position is open, `[B|1, T|1, P]`; None for a prefix without gates."""
+        return None
+
+    def plain_keys_values(self, slot: Slot) -> KeysValues:
+        """Keys and values that act alike in any engine's key/value cache; ConfigError when there are none such."""
+        return self.keys_values(slot)
+
+    def dropped_keys_values(self, slot: Slot) -> KeysValues:
+        """Keys and values under the method's dropout."""
+        key, value = self.keys_values(slot)
+        p = self.method.dropout
+        return F.dropout(key, p, self.training), F.dropout(value, p, self.training)
+
+    def stored_parameters(self) -> int:
+        """How many numbers the folded prefix holds."""
+        return sum(tensor.numel() for tensor in self.fold().values())
+
+
+class FreePrefix(Prefix):
+    """Keys and values as they are, in one softmax with the tokens. What every joint prefix without gates folds to."""
+
+    def __init__(self, method: Method, slots: Sequence[Slot], start: Mapping[str, KeysValues]) -> None:
+        super().__init__(method, slots)
+        self.keys = nn.ParameterDict({_inner(slot): nn.Parameter(start[slot.key][0].clone()) for slot in slots})
+        self.values = nn.ParameterDict({_inner(slot): nn.Parameter(start[slot.key][1].clone()) for slot in slots})
+
+    def keys_values(self, slot: Slot) -> KeysValues:
+        return self.keys[_inner(slot)], self.values[_inner(slot)]
+
+    def attend(self, call: AttentionCall, slot: Slot) -> tuple[Tensor, Tensor | None]:
+        return joint_attention(call, *self.dropped_keys_values(slot))
+
+    def fold(self) -> dict[str, Tensor]:
+        return folded_keys_values(self)
+
+
+def _inner(slot: Slot) -> str:
+    """A slot's name inside a ParameterDict, where dots are not allowed."""
+    return f"{slot.layer.site}_{slot.layer.index}"
+
+
+def folded_keys_values(prefix: Prefix) -> dict[str, Tensor]:
+    """`{site}.{layer}.key|value` of every slot."""
+    folded = {}
+    with torch.no_grad():
+        for name, slot in prefix.slots.items():
+            key, value = prefix.keys_values(slot)
+            folded[f"{name}.key"], folded[f"{name}.value"] = key.detach().clone(), value.detach().clone()
+    return folded
+
+
+def keys_values_from(folded: Mapping[str, Tensor], slots: Sequence[Slot]) -> dict[str, KeysValues]:
+    """The inverse of `folded_keys_values`."""
+    return {slot.key: (folded[f"{slot.key}.key"], folded[f"{slot.key}.value"]) for slot in slots}
+
+
+def random_keys_values(slots: Sequence[Slot], std: float, dtype: torch.dtype) -> dict[str, KeysValues]:
+    """Normal keys and values of standard deviation `std`, from torch's own random state."""
+    return {
+        slot.key: (torch.randn(key, dtype=dtype) * std, torch.randn(value, dtype=dtype) * std)
+        for slot in slots
+        for key, value in [slot.shapes()]
+    }
+
+
+def _offset(method: Method, slots: Sequence[Slot], site: str) -> int:
+    """Where the first real token stands in the encoder or decoder stack."""
+    given = method.position_offset
+    if isinstance(given, Mapping):
+        return given.get(site, 0)
+    if given is not None:
+        return given
+    decoder_only = site == "decoder" and not slots[0].layer.encoder_decoder
+    return max((slot.length for slot in slots if slot.layer.site == "decoder"), default=0) if decoder_only else 0
