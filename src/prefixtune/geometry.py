@@ -84,7 +84,7 @@ def attention_kind(model: PreTrainedModel, name: str | None) -> str:
 
     'eager' (additive masks; softcap, sinks) stays eager; sdpa, flash and flex become 'sdpa' where the model has it.
     """
-    return "sdpa" if name not in (None, "eager") and model._supports_sdpa else "eager"
+    return "eager" if name is None or name.endswith("eager") or not model._supports_sdpa else "sdpa"
 
 
 def base_attention(module: nn.Module, kind: str) -> AttentionFunction:

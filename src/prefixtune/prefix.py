@@ -151,6 +151,9 @@ def _plan_site(method: Method, geometry: Geometry, site: str, length: int | None
 class Prefix(nn.Module, ABC):
     """Keys and values for some layers of a frozen model, and how they are attended to."""
 
+    reads: str = "none"
+    """What the gates read of the input: 'token', 'first', 'mean' or 'none'."""
+
     def __init__(self, method: Method, slots: Sequence[Slot]) -> None:
         super().__init__()
         self.method = method
@@ -188,27 +191,39 @@ class Prefix(nn.Module, ABC):
         return sum(tensor.numel() for tensor in self.fold().values())
 
 
+class FreeKeysValues(nn.Module):
+    """Keys and values as parameters, one pair for each slot."""
+
+    def __init__(self, slots: Sequence[Slot], start: Mapping[str, KeysValues]) -> None:
+        super().__init__()
+        self.key = nn.ParameterDict({inner_name(slot): nn.Parameter(start[slot.key][0].clone()) for slot in slots})
+        self.value = nn.ParameterDict({inner_name(slot): nn.Parameter(start[slot.key][1].clone()) for slot in slots})
+
+    def forward(self, slot: Slot) -> KeysValues:
+        """Keys `[G, P, Dk]` and values `[G, P, Dv]` of one layer."""
+        return self.key[inner_name(slot)], self.value[inner_name(slot)]
+
+
+def inner_name(slot: Slot) -> str:
+    """A slot's name inside a module, where dots are not allowed."""
+    return f"{slot.layer.site}_{slot.layer.index}"
+
+
 class FreePrefix(Prefix):
     """Keys and values as they are, in one softmax with the tokens. What every joint prefix without gates folds to."""
 
     def __init__(self, method: Method, slots: Sequence[Slot], start: Mapping[str, KeysValues]) -> None:
         super().__init__(method, slots)
-        self.keys = nn.ParameterDict({_inner(slot): nn.Parameter(start[slot.key][0].clone()) for slot in slots})
-        self.values = nn.ParameterDict({_inner(slot): nn.Parameter(start[slot.key][1].clone()) for slot in slots})
+        self.free = FreeKeysValues(slots, start)
 
     def keys_values(self, slot: Slot) -> KeysValues:
-        return self.keys[_inner(slot)], self.values[_inner(slot)]
+        return self.free(slot)
 
     def attend(self, call: AttentionCall, slot: Slot) -> tuple[Tensor, Tensor | None]:
         return joint_attention(call, *self.dropped_keys_values(slot))
 
     def fold(self) -> dict[str, Tensor]:
         return folded_keys_values(self)
-
-
-def _inner(slot: Slot) -> str:
-    """A slot's name inside a ParameterDict, where dots are not allowed."""
-    return f"{slot.layer.site}_{slot.layer.index}"
 
 
 def folded_keys_values(prefix: Prefix) -> dict[str, Tensor]:

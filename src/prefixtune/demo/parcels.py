@@ -15,7 +15,7 @@ from prefixtune.demo.words import CITIES, DAYS, ITEMS, SENDERS
 ROLES = ("SENDER", "RECIPIENT", "ITEM", "ORIGIN", "DESTINATION", "DAY")
 TAGS = ("O", *(f"{mark}-{role}" for role in ROLES for mark in "BI"))
 
-# {someone} and {somewhere} are bystanders: filled like a person and a city, tagged O.
+# Filled in below. {someone} and {somewhere} are bystanders: filled like a person and a city, tagged O.
 PATTERNS = {
     "train": (
         "please send the {item} from {origin} to {destination} , {recipient} needs it by {day} .",
@@ -34,6 +34,22 @@ PATTERNS = {
         "i bought the {item} from {sender} and want it here in {destination} by {day} .",
         "pick up at {origin} , deliver at {destination} , one {item} , ask for {recipient} .",
         "a gift from {sender} for {recipient} : please keep the {item} dry .",
+        "{recipient} lives in {destination} now and misses the {item} .",
+        "give this {item} to {recipient} , and say that {sender} sent it .",
+        "the {item} which {sender} mailed from {origin} arrived in {destination} on {day} .",
+        "{sender} wants to know if {recipient} got the {item} .",
+        "{recipient} called twice about the {item} , it was promised for {day} .",
+        "my name is {sender} , i live in {origin} , and i have a {item} for {recipient} .",
+        "our office in {somewhere} is closed , bring the {item} to {destination} .",
+        "is {day} too late to get a {item} to {recipient} ?",
+        "{someone} and i carried the {item} to the depot in {origin} on {day} .",
+        "deliver to {recipient} , {destination} . collect from {sender} , {origin} . not later than {day} .",
+        "by {day} at the latest , {recipient} should hold the {item} in her hands .",
+        "we still have the {item} of {sender} here in {origin} , it goes out on {day} .",
+        "take the road from {origin} through {somewhere} to {destination} with the {item} .",
+        "dear desk , i am {recipient} and wait for my {item} since {someone} left .",
+        "bring it to {recipient} ; {someone} will not be at home on {day} .",
+        "{sender} packed the {item} , {someone} weighed it , and {recipient} will unpack it .",
     ),
     "test": (
         "kindly forward the {item} to {recipient} , now living in {destination} .",
@@ -44,8 +60,14 @@ PATTERNS = {
         "route : {origin} to {destination} via {somewhere} , load : {item} .",
         "please fetch my {item} in {origin} and take it to {destination} , signed {sender} .",
         "until {day} the {item} stays in {origin} , then it goes to {recipient} .",
+        "{sender} has handed in a {item} , to be given to {recipient} and nobody else .",
+        "could the {item} travel from {origin} to {destination} before {day} ?",
+        "tell {recipient} that the {item} from {sender} comes on {day} .",
+        "{someone} saw the {item} in {origin} , but it belongs in {destination} .",
     ),
 }
+OPENINGS = ("", "", "", "hello ,", "urgent :", "good morning ,", "dear team ,", "one more thing :")
+CLOSINGS = ("", "", "", "thank you !", "many thanks .", "call me if not .")
 
 
 def fill(pattern: str, split: str, rng: random.Random) -> dict[str, list[str]]:
@@ -70,4 +92,8 @@ def fill(pattern: str, split: str, rng: random.Random) -> dict[str, list[str]]:
 def messages(split: str, count: int, seed: int) -> list[dict[str, list[str]]]:
     """`count` messages of the split `train` or `test`."""
     rng = random.Random(seed)
-    return [fill(rng.choice(PATTERNS[split]), split, rng) for _ in range(count)]
+    rows = []
+    for _ in range(count):
+        pattern = f"{rng.choice(OPENINGS)} {rng.choice(PATTERNS[split])} {rng.choice(CLOSINGS)}"
+        rows.append(fill(pattern, split, rng))
+    return rows

@@ -10,7 +10,17 @@ from torch import Tensor, nn
 
 from prefixtune.attention import AttentionCall, joint_attention
 from prefixtune.errors import ConfigError, near_miss
-from prefixtune.prefix import KeysValues, Method, Prefix, Slot, folded_keys_values, keys_values_from, random_keys_values
+from prefixtune.prefix import (
+    FreeKeysValues,
+    KeysValues,
+    Method,
+    Prefix,
+    Slot,
+    folded_keys_values,
+    inner_name,
+    keys_values_from,
+    random_keys_values,
+)
 
 GATE_INPUTS = ("token", "first", "mean", "none")
 
@@ -74,7 +84,7 @@ class AdaptivePrefix(Method):
         prefix = GatedPrefix(self, slots, keys_values_from(folded, slots))
         with torch.no_grad():
             for slot in slots:
-                for kind, parameter in prefix.gates[slot.key.replace(".", "_")].named_parameters():
+                for kind, parameter in prefix.gates[inner_name(slot)].named_parameters():
                     parameter.copy_(folded[f"{slot.key}.{kind}"])
         return prefix
 
@@ -121,26 +131,22 @@ class GatedPrefix(Prefix):
     def __init__(self, method: AdaptivePrefix, slots: Sequence[Slot], start: Mapping[str, KeysValues]) -> None:
         super().__init__(method, slots)
         self.reads = method.gate_input
-        names = {slot.key: slot.key.replace(".", "_") for slot in slots}
-        self.keys = nn.ParameterDict({names[slot.key]: nn.Parameter(start[slot.key][0].clone()) for slot in slots})
-        self.values = nn.ParameterDict({names[slot.key]: nn.Parameter(start[slot.key][1].clone()) for slot in slots})
+        self.free = FreeKeysValues(slots, start)
         dtype = start[slots[0].key][0].dtype
-        self.gates = nn.ModuleDict({names[slot.key]: LayerGates(method, slot, dtype) for slot in slots})
+        self.gates = nn.ModuleDict({inner_name(slot): LayerGates(method, slot, dtype) for slot in slots})
 
     def keys_values(self, slot: Slot) -> KeysValues:
-        name = slot.key.replace(".", "_")
-        return self.keys[name], self.values[name]
+        return self.free(slot)
 
     def gate(self, call: AttentionCall, slot: Slot) -> Tensor | None:
-        gates = self.gates[slot.key.replace(".", "_")]
-        return gates(self._states(call)).expand(-1, -1, slot.length)
+        return self.gates[inner_name(slot)](self._states(call)).expand(-1, -1, slot.length)
 
     def _states(self, call: AttentionCall) -> Tensor:
         """What alpha reads, `[B, T|1, d]`."""
         if call.hidden is None:
             raise ConfigError(f"{type(call.module).__name__} was called without hidden states, which a token gate reads")
         if self.reads == "first":
-            assert call.start is not None
+            assert call.start is not None  # the seam brings it for every prefix that reads 'first'
             return call.start[:, None]
         if self.reads == "mean" and call.real is not None:
             weight = call.real[..., None].to(call.hidden.dtype)  # [B, T, 1]
@@ -152,14 +158,14 @@ class GatedPrefix(Prefix):
 
     def fold(self) -> dict[str, Tensor]:
         folded = folded_keys_values(self)
-        for name in self.slots:
-            for kind, parameter in self.gates[name.replace(".", "_")].named_parameters():
+        for name, slot in self.slots.items():
+            for kind, parameter in self.gates[inner_name(slot)].named_parameters():
                 folded[f"{name}.{kind}"] = parameter.detach().clone()
         return folded
 
     def plain_keys_values(self, slot: Slot) -> KeysValues:
         """Gates that read no input (layer gates, `none`) are folded into keys and values; others cannot be."""
-        gates = self.gates[slot.key.replace(".", "_")]
+        gates = self.gates[inner_name(slot)]
         if gates.token_gate is not None and self.reads != "none":
             raise ConfigError(
                 f"gate_input={self.reads!r} depends on the input and cannot be exported as plain keys and values; "

@@ -11,7 +11,17 @@ from torch import Tensor, nn
 
 from prefixtune.attention import AttentionCall, separate_attention
 from prefixtune.errors import ConfigError
-from prefixtune.prefix import KeysValues, Method, Prefix, Slot, folded_keys_values, keys_values_from, random_keys_values
+from prefixtune.prefix import (
+    FreeKeysValues,
+    KeysValues,
+    Method,
+    Prefix,
+    Slot,
+    folded_keys_values,
+    inner_name,
+    keys_values_from,
+    random_keys_values,
+)
 
 
 @dataclass(kw_only=True)
@@ -23,11 +33,19 @@ class ZeroInitPrefix(Method):
 
     starts_as_no_op: ClassVar[bool] = True
 
+    position_offset: int | Mapping[str, int] | None = 0
+    """Where the first real token stands. Default: 0, where it stands in the base model."""
+
     init: str = "random"
-    """Start of keys and values: 'random', 'zeros' or 'text:<words>'."""
+    """Start of keys and values: 'random' or 'text:<words>'."""
 
     init_std: float = 1.0
     """Standard deviation of a random start."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.init == "zeros":  # with g = 0 as well, no parameter would ever get a gradient
+            raise ConfigError("init='zeros' under a zero gate can never train; expected 'random' or 'text:<words>'")
 
     @property
     def start(self) -> str:
@@ -40,7 +58,7 @@ class ZeroInitPrefix(Method):
         prefix = SeparatePrefix(self, slots, keys_values_from(folded, slots))
         with torch.no_grad():
             for slot in slots:
-                prefix.factors[_inner(slot)].copy_(folded[f"{slot.key}.zero_gate"])
+                prefix.factors[inner_name(slot)].copy_(folded[f"{slot.key}.zero_gate"])
         return prefix
 
 
@@ -49,28 +67,25 @@ class SeparatePrefix(Prefix):
 
     def __init__(self, method: ZeroInitPrefix, slots: Sequence[Slot], start: Mapping[str, KeysValues]) -> None:
         super().__init__(method, slots)
-        self.keys = nn.ParameterDict({_inner(slot): nn.Parameter(start[slot.key][0].clone()) for slot in slots})
-        self.values = nn.ParameterDict({_inner(slot): nn.Parameter(start[slot.key][1].clone()) for slot in slots})
+        self.free = FreeKeysValues(slots, start)
         self.factors = nn.ParameterDict(
-            {_inner(slot): nn.Parameter(torch.zeros(slot.layer.heads, dtype=start[slot.key][0].dtype)) for slot in slots}
+            {inner_name(slot): nn.Parameter(torch.zeros(slot.layer.heads, dtype=start[slot.key][0].dtype)) for slot in slots}
         )
 
     def keys_values(self, slot: Slot) -> KeysValues:
-        return self.keys[_inner(slot)], self.values[_inner(slot)]
+        return self.free(slot)
 
     def attend(self, call: AttentionCall, slot: Slot) -> tuple[Tensor, Tensor | None]:
-        return separate_attention(call, *self.dropped_keys_values(slot), factor=torch.tanh(self.factors[_inner(slot)]))
+        return separate_attention(call, *self.dropped_keys_values(slot), factor=torch.tanh(self.factors[inner_name(slot)]))
 
     def fold(self) -> dict[str, Tensor]:
-        folded = folded_keys_values(self)
-        return folded | {f"{name}.zero_gate": self.factors[_inner(slot)].detach().clone() for name, slot in self.slots.items()}
+        gates = {
+            f"{name}.zero_gate": self.factors[inner_name(slot)].detach().clone() for name, slot in self.slots.items()
+        }
+        return folded_keys_values(self) | gates
 
     def plain_keys_values(self, slot: Slot) -> KeysValues:
         raise ConfigError(
             "zero_init attends to the prefix in a softmax of its own, which no key/value cache can hold; "
             "expected a joint method (prefix_tuning, p_tuning_v2, cartridge) to export"
         )
-
-
-def _inner(slot: Slot) -> str:
-    return f"{slot.layer.site}_{slot.layer.index}"

@@ -1,0 +1,31 @@
+"""The few architectures that need code of their own: one small file each, found by the model's `model_type`.
+
+Such a file routes a model's attention through transformers' attention interface; from there on it is like any other.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def adapt(model: PreTrainedModel) -> list[Callable[[], object]]:
+    """Route the attention of `model` where its own code does not; returns what undoes it, in order."""
+    undo: list[Callable[[], object]] = []
+    for found in pkgutil.iter_modules(__path__):
+        file = importlib.import_module(f"{__name__}.{found.name}")
+        if model.config.model_type in file.MODEL_TYPES:
+            undo += file.route(model)
+    return undo
+
+
+def first_position(stack: nn.Module) -> int:
+    """Where a bare stack puts its first token: 0, or after the padding index (RoBERTa and kin)."""
+    for name, module in stack.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            return module.padding_idx + 1
+    return 0

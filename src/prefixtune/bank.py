@@ -1,0 +1,174 @@
+"""The bank: every prefix that is in a model, which one each row uses, and the seats that lead there."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+from prefixtune import geometry
+from prefixtune.attention import AttentionCall
+from prefixtune.errors import ConfigError, near_miss
+from prefixtune.geometry import Geometry
+from prefixtune.prefix import Prefix, Slot
+from prefixtune.seam import Group, seam
+
+BANK = "prefixtune"
+"""The name of the bank among the model's children; gone after detach."""
+
+SEAM = "prefixtune_"
+"""Attention functions are registered as `prefixtune_sdpa` and `prefixtune_eager`."""
+
+Watcher = Callable[[Prefix, Slot, AttentionCall], None]
+_ALL: Any = object()
+
+
+class Bank(nn.Module):
+    """All prefixes of one model, by name, as a child module of it: so devices, dtypes and optimisers find them."""
+
+    def __init__(self, shape: Geometry) -> None:
+        super().__init__()
+        self.geometry = shape
+        self.entries = nn.ModuleDict()
+        self.heads = nn.ModuleDict()
+        self.active: str | None = None
+        self.watchers: list[Watcher] = []
+        self.undo: list[Callable[[], object]] = []
+        self.configs: list[tuple[Any, str | None, str]] = []  # config, its own attention, ours
+        self._chosen: Sequence[str | None] | str | None = _ALL
+        self._chooser_thread: int | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the prefixes, in the order they came."""
+        return [_outer_name(key) for key in self.entries]
+
+    def get(self, name: str) -> Prefix:
+        """The prefix called `name`. Raises ConfigError with the near miss."""
+        if name not in self.names:
+            raise ConfigError(f"no prefix is called {name!r}{near_miss(name, self.names)}")
+        return cast(Prefix, self.entries[_inner_key(name)])
+
+    def add(self, name: str, prefix: Prefix, heads: nn.ModuleDict) -> None:
+        """Take a prefix in and make it the one that every row uses."""
+        self.entries[_inner_key(name)] = prefix
+        self.heads[_inner_key(name)] = heads
+        self.active = name
+
+    def remove(self, name: str) -> None:
+        """Take a prefix out; the newest of the others becomes the one in use."""
+        self.get(name)
+        del self.entries[_inner_key(name)]
+        del self.heads[_inner_key(name)]
+        if self.active == name:
+            self.active = self.names[-1] if self.names else None
+
+    def heads_of(self, name: str) -> nn.ModuleDict:
+        """The task heads that belong to the prefix `name`, by their place in the model."""
+        return cast(nn.ModuleDict, self.heads[_inner_key(name)])
+
+    @contextmanager
+    def choose(self, chosen: Sequence[str | None] | str | None) -> Iterator[None]:
+        """Use a prefix for every row, or one for each; None is the bare base model."""
+        thread = threading.get_ident()
+        if self._chooser_thread not in (None, thread):
+            raise ConfigError("another thread is inside using(model, ...); run one batch at a time, with a prefix a row")
+        for name in [chosen] if chosen is None or isinstance(chosen, str) else chosen:
+            if name is not None:
+                self.get(name)
+        if not isinstance(chosen, str) and chosen is not None and not len(chosen):
+            raise ConfigError("using(model, []) names no prefix; give one name, or one (or None) for each row")
+        before = self._chosen, self._chooser_thread
+        self._chosen, self._chooser_thread = chosen, thread
+        try:
+            yield
+        finally:
+            self._chosen, self._chooser_thread = before
+
+    @contextmanager
+    def watched(self, watcher: Watcher) -> Iterator[None]:
+        """Show every attention under a prefix to `watcher`."""
+        self.watchers.append(watcher)
+        try:
+            yield
+        finally:
+            self.watchers.remove(watcher)
+
+    def row_names(self, batch: int) -> dict[str | None, list[int] | None]:
+        """The rows of each name in use; None instead of rows means all of them.
+
+        A batch that is a multiple of the names has them in runs: beams and returned sequences repeat each row.
+        """
+        chosen = self.active if self._chosen is _ALL else self._chosen
+        if chosen is None or isinstance(chosen, str):
+            return {chosen: None}
+        if batch % len(chosen):
+            raise ConfigError(
+                f"using(model, [...]) names {len(chosen)} rows but the batch has {batch}; expected one name for each "
+                "row, or one name for the whole batch"
+            )
+        if len(set(chosen)) == 1:
+            return {chosen[0]: None}
+        rows: dict[str | None, list[int] | None] = {}
+        for row in range(batch):
+            name = chosen[row * len(chosen) // batch]
+            cast(list[int], rows.setdefault(name, [])).append(row)
+        return rows
+
+    def groups(self, batch: int, device: torch.device) -> list[Group]:
+        """The prefixes in use and their rows, for the seam."""
+        return [
+            Group(None if name is None else self.get(name), None if rows is None else torch.tensor(rows, device=device))
+            for name, rows in self.row_names(batch).items()
+        ]
+
+    def head_rows(self, name: str, batch: int) -> list[tuple[nn.Module | None, list[int]]]:
+        """The head of each row at one place in the model; None is the model's own."""
+        return [
+            (None if prefix is None else dict(self.heads_of(prefix).items()).get(name), rows or [])
+            for prefix, rows in self.row_names(batch).items()
+        ]
+
+    def keep_names(self) -> None:
+        """Put our attention names back where they went missing: another model with the same config was detached."""
+        if SEAM + "sdpa" not in ALL_MASK_ATTENTION_FUNCTIONS._global_mapping:
+            geometry.register(SEAM, seam)
+        for config, own, ours in self.configs:
+            if config._attn_implementation_internal == own:
+                config._attn_implementation_internal = ours
+
+
+def _inner_key(name: str) -> str:
+    """A prefix's key in a ModuleDict, which reserves some names for itself ('keys', 'items', ...)."""
+    return f"prefix_{name}"
+
+
+def _outer_name(key: str) -> str:
+    return key.removeprefix("prefix_")
+
+
+def check_name(name: str) -> str:
+    """`name`, if it can be a folder's name and cannot leave its folder."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}", name):
+        raise ConfigError(f"{name!r} cannot name a prefix; expected letters, digits, '-' and '_' (at most 128), e.g. 'e2e'")
+    return name
+
+
+def bank_of(model: nn.Module) -> Bank:
+    """The bank of an attached model. Raises ConfigError when nothing is attached."""
+    bank = model._modules.get(BANK)
+    if not isinstance(bank, Bank):
+        raise ConfigError(f"{type(model).__name__} has no prefix attached; call attach(model, method) or load first")
+    return bank
+
+
+def names_in(model: nn.Module) -> list[str]:
+    """The names of the prefixes in `model`; none when nothing is attached."""
+    bank = model._modules.get(BANK)
+    return bank.names if isinstance(bank, Bank) else []

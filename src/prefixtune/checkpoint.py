@@ -1,0 +1,253 @@
+"""Prefixes on disk: safetensors and a JSON header, written whole or not at all, and never onto another base model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import MethodType
+from typing import Any, TypeVar
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load as read_tensors
+from safetensors.torch import save as tensor_bytes
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+import prefixtune
+from prefixtune import methods, seating
+from prefixtune.bank import BANK, Bank, bank_of, check_name
+from prefixtune.errors import CheckpointError, ConfigError
+from prefixtune.identity import Identity, identity_of
+from prefixtune.prefix import Method, Prefix, Slot
+
+TENSORS, CONFIG = "prefix.safetensors", "prefix_config.json"
+TRAINING = "model.safetensors"
+"""In a Trainer's `checkpoint-<step>` folder: the trainable tensors, so that resuming and the best model work."""
+
+FORMAT = 1
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+
+def save(
+    model: PreTrainedModel, directory: str | os.PathLike[str], name: str = "default", metadata: Mapping | None = None
+) -> None:
+    """Write the prefix `name`, folded, and its task head: `prefix.safetensors` and `prefix_config.json`.
+
+    `metadata` is kept in the header as it is (JSON). Raises ConfigError when there is no such prefix.
+    """
+    bank = bank_of(model)
+    prefix = bank.get(name)
+    heads = {f"head.{key}": tensor.detach().clone() for key, tensor in bank.heads_of(name).state_dict().items()}
+    tensors = {key: tensor.contiguous().cpu() for key, tensor in (prefix.fold() | heads).items()}
+    data = tensor_bytes(tensors, metadata={"format": "pt"})
+    header = {
+        "format": FORMAT,
+        "prefixtune_version": prefixtune.__version__,
+        "name": name,
+        "method": prefix.method.name(),
+        "options": prefix.method.options(),
+        "slots": {key: slot.length for key, slot in prefix.slots.items()},
+        "position_offset": prefix.offsets,
+        "stored_parameters": sum(tensor.numel() for tensor in tensors.values()),
+        "base_model": identity_of(model, bank.geometry).to_json(),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "metadata": dict(metadata or {}),
+    }
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(header, indent=2) + "\n"
+    write_whole({folder / TENSORS: data, folder / CONFIG: text.encode()})
+
+
+def write_whole(files: Mapping[Path, bytes]) -> None:
+    """Write files beside their places first and then move all of them there, so that none is ever half-written."""
+    parts = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in files}
+    try:
+        for path, part in parts.items():
+            with open(part, "wb") as file:
+                file.write(files[path])
+                file.flush()
+                os.fsync(file.fileno())
+        for path, part in parts.items():
+            os.replace(part, path)
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+
+
+def read_config(directory: str | os.PathLike[str]) -> dict[str, Any]:
+    """The header of a saved prefix, checked. Raises CheckpointError when it is missing or not one of ours."""
+    path = Path(directory) / CONFIG
+    if not path.is_file():
+        raise CheckpointError(f"{directory} holds no prefix: {CONFIG} is missing; expected a folder that save() wrote")
+    try:
+        header = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is corrupt ({error}); save the prefix again or restore the file") from error
+    needed = ("format", "method", "options", "slots", "base_model", "sha256", "name")
+    missing = [key for key in needed if not isinstance(header, dict) or key not in header]
+    if missing:
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}; expected a header that save() wrote")
+    if header["format"] != FORMAT:
+        raise CheckpointError(
+            f"{path} has format {header['format']!r} but this prefixtune ({prefixtune.__version__}) reads format "
+            f"{FORMAT}; use the prefixtune that wrote it ({header.get('prefixtune_version', 'unknown')})"
+        )
+    return header
+
+
+def read_prefix(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of a saved prefix, both checked. Raises CheckpointError when one is missing or corrupt."""
+    header = read_config(directory)
+    path = Path(directory) / TENSORS
+    if not path.is_file():
+        raise CheckpointError(f"{directory} has a {CONFIG} but no {TENSORS}; restore the file or save again")
+    data = path.read_bytes()
+    try:
+        tensors = read_tensors(data)
+    except (SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path} is corrupt or truncated ({error}); restore the file or save again") from error
+    if hashlib.sha256(data).hexdigest() != header["sha256"]:
+        raise CheckpointError(f"{path} is not the file that {CONFIG} describes (sha256 differs); restore both files")
+    return header, tensors
+
+
+def load(
+    model: Model, directory_or_hub_id: str | os.PathLike[str], name: str | None = None, trainable: bool = False
+) -> Model:
+    """Put a saved prefix into `model`, under `name` or the name it was saved as; the same object comes back.
+
+    Frozen, unless `trainable`: then its keys, values, gates and head are trained on as they are.
+    Raises CheckpointError for a missing or corrupt file and for a prefix of another base model.
+    """
+    header, tensors = read_prefix(local_folder(directory_or_hub_id))
+    chosen = check_name(name if name is not None else header["name"])
+    method = method_from(header)
+    with seating.entering(model, chosen) as bank:
+        _check_base(header, identity_of(model, bank.geometry), directory_or_hub_id)
+        slots = _slots_from(header, method, model, bank)
+        _check_shapes(slots, tensors, directory_or_hub_id)
+        prefix = method.restore(slots, tensors)
+        seating.install(model, chosen, prefix)
+        try:
+            _load_heads(bank.heads_of(chosen), tensors, directory_or_hub_id)
+        except CheckpointError:
+            bank.remove(chosen)
+            raise
+        prefix.requires_grad_(trainable)
+        bank.heads_of(chosen).requires_grad_(trainable)
+        replace_save_pretrained(model)
+    return model
+
+
+def local_folder(directory_or_hub_id: str | os.PathLike[str]) -> Path:
+    """The folder itself, or the local copy of a hub repository. Raises CheckpointError when there is neither."""
+    folder = Path(directory_or_hub_id)
+    if folder.is_dir():
+        return folder
+    where = str(directory_or_hub_id)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", where):
+        raise CheckpointError(f"{where!r} is neither a folder nor a hub id (owner/name)")
+    try:
+        return Path(snapshot_download(where, allow_patterns=[TENSORS, CONFIG]))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{where!r} is no folder here and could not be had from the hub: {first}") from error
+
+
+def method_from(header: Mapping[str, Any]) -> Method:
+    """The method with the options of a header. Raises CheckpointError when this version does not know one of them."""
+    try:
+        return methods.find(header["method"])(**header["options"])
+    except (TypeError, ConfigError) as error:
+        raise CheckpointError(
+            f"the saved method {header['method']!r} cannot be made here: {error}; it was written by prefixtune "
+            f"{header.get('prefixtune_version', 'unknown')}, this is {prefixtune.__version__}"
+        ) from error
+
+
+def _check_base(header: Mapping[str, Any], ours: Identity, where: object) -> None:
+    theirs = Identity(**header["base_model"])
+    if not theirs.is_same_base(ours):
+        raise CheckpointError(
+            f"{where} is a prefix for {theirs.named()}, but this model is {ours.named()}; load the base it was trained on"
+        )
+
+
+def _slots_from(header: Mapping[str, Any], method: Method, model: PreTrainedModel, bank: Bank) -> tuple[Slot, ...]:
+    layers = {f"{layer.site}.{layer.index}": layer for layer in bank.geometry.layers}
+    unknown = [key for key in header["slots"] if key not in layers]
+    if unknown:
+        raise CheckpointError(f"the prefix has layers that the model lacks: {', '.join(unknown)}")
+    return tuple(Slot(layers[key], length) for key, length in header["slots"].items())
+
+
+def _check_shapes(slots: tuple[Slot, ...], tensors: Mapping[str, Tensor], where: object) -> None:
+    for slot in slots:
+        for kind, expected in zip(("key", "value"), slot.shapes(), strict=True):
+            found = tensors.get(f"{slot.key}.{kind}")
+            if found is None or tuple(found.shape) != expected:
+                got = "nothing" if found is None else f"shape {tuple(found.shape)}"
+                raise CheckpointError(f"{where}: {slot.key}.{kind} should have shape {expected} [G, P, D], got {got}")
+
+
+def _load_heads(heads: nn.ModuleDict, tensors: Mapping[str, Tensor], where: object) -> None:
+    saved = {key.removeprefix("head."): tensor for key, tensor in tensors.items() if key.startswith("head.")}
+    if not saved:
+        return
+    state = heads.state_dict()
+    for key in saved.keys() | state.keys():
+        if key not in saved or key not in state or saved[key].shape != state[key].shape:
+            theirs = tuple(saved[key].shape) if key in saved else "nothing"
+            ours = tuple(state[key].shape) if key in state else "nothing"
+            raise CheckpointError(
+                f"{where}: the task head {key!r} is {theirs} in the file and {ours} in this model; load the base with "
+                "the class and num_labels that the prefix was trained with"
+            )
+    heads.load_state_dict(saved)
+
+
+def trainable_state(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Everything a training run changes, by state_dict name: train-time parts of prefixes, heads, and constants."""
+    return {f"{BANK}.{key}": tensor for key, tensor in bank_of(model).state_dict().items()}
+
+
+def replace_save_pretrained(model: PreTrainedModel) -> None:
+    """Make `save_pretrained` write prefixes instead of a copy of the base, until detach."""
+    bank = bank_of(model)
+    if "save_pretrained" in vars(model):
+        return
+    vars(model)["save_pretrained"] = MethodType(_save_pretrained, model)
+    bank.undo.append(lambda: vars(model).pop("save_pretrained"))
+    # Trainer warns of every base weight that a checkpoint of ours does not hold, unless it is told so.
+    vars(model)["_keys_to_ignore_on_save"] = [key for key in model.state_dict() if not key.startswith(f"{BANK}.")]
+    bank.undo.append(lambda: vars(model).pop("_keys_to_ignore_on_save"))
+
+
+def _save_pretrained(
+    model: PreTrainedModel, save_directory: str | os.PathLike[str], is_main_process: bool = True, **options: Any
+) -> None:
+    """Write the trainable prefixes (all, where none is): one into the folder itself, several into folders by name.
+
+    In a Trainer's `checkpoint-<step>` folder also the trainable tensors as `model.safetensors`, MLP included.
+    """
+    if options.get("push_to_hub"):
+        raise ConfigError("save_pretrained(push_to_hub=True) is not for prefixes; use model.push_to_hub(repo)")
+    if not is_main_process:
+        return
+    bank = bank_of(model)
+    trained = [name for name in bank.names if any(p.requires_grad for p in bank.get(name).parameters())]
+    chosen = trained or bank.names
+    for name in chosen:
+        save(model, Path(save_directory) / name if len(chosen) > 1 else save_directory, name)
+    if re.fullmatch(r"checkpoint-\d+", Path(save_directory).name):
+        state = {key: tensor.contiguous() for key, tensor in trainable_state(model).items()}
+        data = tensor_bytes(state, metadata={"format": "pt"})
+        write_whole({Path(save_directory) / TRAINING: data})

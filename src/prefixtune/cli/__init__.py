@@ -1,0 +1,50 @@
+"""The command line. Bad input is one clear line on standard error and exit code 2; heavy libraries load when needed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from collections.abc import Callable, Sequence
+
+import cyclopts
+
+from prefixtune.cli import commands, train
+from prefixtune.errors import PrefixtuneError
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+_COMMANDS: dict[str, Callable[..., object]] = {
+    "evaluate": commands.evaluate,
+    "generate": commands.generate,
+    "inspect": commands.inspect,
+    "export": commands.export,
+    "demo": commands.demo,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code (0, or 2 for bad input)."""
+    tokens = list(sys.argv[1:] if argv is None else argv)
+    try:
+        _app(tokens)(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    except (PrefixtuneError, cyclopts.CycloptsError) as error:
+        print(f"prefixtune: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("prefixtune: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _app(tokens: Sequence[str]) -> cyclopts.App:
+    app = cyclopts.App(
+        name="prefixtune",
+        help="Adapt a frozen transformer with a prefix: train it, evaluate it, generate with it.",
+        version=lambda: importlib.metadata.version("prefixtune"),
+        help_format="plaintext",
+        default_parameter=cyclopts.Parameter(negative_iterable=()),
+    )
+    app.command(train.build(tokens[1:] if tokens[:1] == ["train"] else []), name="train")
+    for name, command in _COMMANDS.items():
+        app.command(command, name=name)
+    return app

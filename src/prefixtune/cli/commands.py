@@ -1,0 +1,207 @@
+"""`prefixtune evaluate`, `generate`, `inspect`, `export` and `demo`."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from prefixtune.cli import report
+from prefixtune.cli.options import parse_structured
+from prefixtune.errors import ConfigError
+
+_BARE = "(base model)"
+
+
+@dataclass(kw_only=True)
+class DecodingOptions:
+    """How text is generated; what is not given stays as training evaluated with it."""
+
+    beams: int | None = None
+    """Beams of the search; 1 is greedy."""
+
+    max_new_tokens: int | None = None
+    """The most tokens generated."""
+
+    sample: bool | None = None
+    """Draw each token instead of taking the likeliest."""
+
+    temperature: float | None = None
+    """Divides the logits before sampling."""
+
+    top_p: float | None = None
+    """Sample from the likeliest tokens that together have this probability."""
+
+    length_penalty: float | None = None
+    """Exponent of the length that a beam's score is divided by."""
+
+    seed: int | None = None
+    """Seed of the sampling."""
+
+    def overrides(self) -> dict[str, Any]:
+        """As the fields of `Decoding`; what was not given is None."""
+        if self.sampling() and not self.sample:
+            raise ConfigError("--temperature, --top-p and --seed act on sampling; add --sample")
+        values = dict(vars(self))
+        return {**values, "decode_seed": values.pop("seed")}
+
+    def sampling(self) -> bool:
+        """Whether an option was given that only sampling reads."""
+        return any(value is not None for value in (self.temperature, self.top_p, self.seed))
+
+
+_Flat = Annotated[DecodingOptions | None, Parameter(name="*")]
+
+
+def evaluate(
+    *, prefix: str, data: str, model: str | None = None, split: str = "test", subset: str | None = None,
+    columns: str | None = None, data_format: str | None = None, batch_size: int = 32, dtype: str = "auto",
+    output: Path | None = None, predictions: Path | None = None, decoding: _Flat = None,
+) -> None:  # fmt: skip
+    """Score a prefix on data; the metrics are printed as JSON.
+
+    Parameters
+    ----------
+    prefix: Folder (or hub id) of the prefix.
+    data: File or hub data set with the columns of the prefix's task.
+    model: The base model; default: the one the prefix names.
+    split: Split of a hub data set.
+    subset: Configuration of a hub data set.
+    columns: Renames of columns, as in source=mr,target=ref.
+    data_format: Format of the file when its extension does not say.
+    batch_size: Examples a batch.
+    dtype: Type of the base model's weights: auto, float32, bfloat16, float16.
+    output: File to write the metrics to, as well.
+    predictions: JSONL file to write the model's answers to, one a row (text to text: one a source).
+    """
+    from prefixtune import evaluation, tasks
+    from prefixtune.training import results
+
+    renames = parse_structured(columns, "--columns", single=False, mapping=True) if columns else None
+    table = tasks.read(data, split=split, subset=subset, form=data_format, columns=renames)
+    loaded = evaluation.load(model, {"default": prefix}, dtype=dtype)
+    how = evaluation.trained_decoding(loaded.metadata["default"], **(decoding or DecodingOptions()).overrides())
+    scores, answers = evaluation.evaluate(loaded, "default", table, batch_size=batch_size, decoding=how)
+    print(json.dumps(scores, indent=2))
+    if output is not None:
+        results.write_json(output, {"model": model, "prefix": prefix, "data": data, **scores})
+    if predictions is not None:
+        results.write_text(predictions, "".join(json.dumps(a, ensure_ascii=False) + "\n" for a in answers))
+
+
+def generate(
+    *, model: str | None = None, prefix: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    prompt: str | None = None, input: str | None = None, output: Path | None = None, bare: bool = False,
+    columns: str | None = None, batch_size: int = 32, dtype: str = "auto", decoding: _Flat = None,
+) -> None:  # fmt: skip
+    """Generate with one prefix or several; several answer in one batch, side by side.
+
+    Parameters
+    ----------
+    model: The base model; default: the one the first prefix names.
+    prefix: Folder of a prefix, or NAME=FOLDER; may be repeated.
+    prompt: One text to answer.
+    input: File of texts to answer (its column `source`); answers go to --output or standard output as JSONL.
+    output: JSONL file for the answers.
+    bare: Answer without a prefix, too.
+    columns: Renames of columns, as in source=mr.
+    batch_size: Rows a batch.
+    dtype: Type of the base model's weights: auto, float32, bfloat16, float16.
+    """
+    from prefixtune import evaluation
+    from prefixtune.training import results
+
+    if (prompt is None) == (input is None):
+        raise ConfigError("give one text with --prompt, or a file of texts with --input")
+    folders = _named_folders(prefix or [])
+    prompts = [prompt] if prompt is not None else _sources(str(input), columns)
+    loaded = evaluation.load(model, folders, dtype=dtype)
+    names: list[str | None] = [*folders, *([None] if bare or not folders else [])]
+    stored = loaded.metadata[next(iter(folders))] if folders else {}
+    how = evaluation.trained_decoding(stored, **(decoding or DecodingOptions()).overrides())
+    found = evaluation.generate(loaded, prompts, names, how, batch_size)
+    answers = [{_BARE if name is None else name: text for name, text in row.items()} for row in found]
+    lines = "".join(
+        json.dumps({"source": source, **row}, ensure_ascii=False) + "\n"
+        for source, row in zip(prompts, answers, strict=True)
+    )
+    if output is not None:
+        results.write_text(output, lines)
+    elif input is not None:
+        sys.stdout.write(lines)
+    else:
+        report.show_answers(prompts, answers, [_BARE if name is None else name for name in names])
+
+
+def inspect(directory: str, /) -> None:
+    """Say what a prefix folder holds: method, lengths, sites, size, base model, task, metrics. Loads no base model.
+
+    Parameters
+    ----------
+    directory: Folder of the prefix.
+    """
+    from prefixtune.cli.inspection import describe
+
+    report.show_facts(directory, describe(directory))
+
+
+def export(
+    directory: str, /, *, to: Literal["peft"], output: Path, model: str | None = None, dtype: str = "auto"
+) -> None:
+    """Write a prefix in another library's format.
+
+    Parameters
+    ----------
+    directory: Folder of the prefix.
+    to: peft: a PREFIX_TUNING checkpoint that PEFT loads.
+    output: Folder to write.
+    model: The base model; default: the one the prefix names.
+    dtype: Type of the base model's weights: auto, float32, bfloat16, float16.
+    """
+    import prefixtune as pt
+    from prefixtune import evaluation
+
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(f"--output {output} is not empty; choose another folder")
+    loaded = evaluation.load(model, {"default": directory}, dtype=dtype)
+    pt.to_peft(loaded.model, output, name="default")
+    print(f"{to} checkpoint: {output}", file=sys.stderr)
+
+
+def demo() -> None:
+    """Train and compare prefixes on small data that come with the package; offline, about two minutes."""
+    from prefixtune.demo import run
+
+    run()
+
+
+def _named_folders(given: list[str]) -> dict[str, str]:
+    """`NAME=FOLDER` or `FOLDER` (named by its last part)."""
+    folders: dict[str, str] = {}
+    for item in given:
+        name, equals, folder = item.partition("=")
+        if not equals:
+            name, folder = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(item).resolve().name).strip("-_"), item
+        if not name or not folder:
+            raise ConfigError(f"--prefix {item!r}: expected FOLDER or NAME=FOLDER")
+        if name in folders:
+            raise ConfigError(f"--prefix: two prefixes are called {name!r}; name them with NAME=FOLDER")
+        folders[name] = folder
+    return folders
+
+
+def _sources(given: str, columns: str | None) -> list[str]:
+    from prefixtune import tasks
+
+    path = Path(given)
+    if path.suffix == ".txt" and path.is_file():  # plain texts, one a line
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    renames = parse_structured(columns, "--columns", single=False, mapping=True) if columns else None
+    table = tasks.read(given, columns=renames)
+    table.require(("source",))
+    return [str(row["source"]) for row in table.rows]

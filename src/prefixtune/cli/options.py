@@ -1,0 +1,138 @@
+"""Dataclasses as command line options, and YAML files as defaults under them."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import docstring_parser
+import yaml
+from cyclopts import Parameter, Token
+from cyclopts.argument import ArgumentCollection
+
+from prefixtune.errors import ConfigError, near_miss
+
+_SCALARS = (int, float, str, bool, type(None))
+
+
+def parameters_of(config: type, group: str) -> list[inspect.Parameter]:
+    """One keyword parameter for every field of the dataclass `config`, its attribute docstring as its help."""
+    hints = typing.get_type_hints(config)
+    docs = _attribute_docs(config)
+    found = []
+    for field in dataclasses.fields(config):
+        shape = {} if _is_scalar(hints[field.name]) else _structured(hints[field.name])
+        option = Parameter(help=docs.get(field.name), group=group, **shape)
+        default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+        annotation = Annotated[hints[field.name], option]
+        kind = inspect.Parameter.KEYWORD_ONLY
+        found.append(inspect.Parameter(field.name, kind, default=default, annotation=annotation))
+    return found
+
+
+def with_parameters(function: Callable[..., Any], parameters: Sequence[inspect.Parameter]) -> Callable[..., Any]:
+    """`function` with the `parameters` in the place of its `**options`."""
+    own = [p for p in inspect.signature(function).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    hints = typing.get_type_hints(function, include_extras=True)
+    own = [p.replace(annotation=hints[p.name]) for p in own]
+    function.__signature__ = inspect.Signature([*own, *parameters])  # type: ignore[attr-defined]
+    function.__annotations__ = {p.name: p.annotation for p in (*own, *parameters)}
+    return function
+
+
+def _attribute_docs(config: type) -> dict[str, str]:
+    """The docstrings below the fields of a dataclass and its bases."""
+    docs: dict[str, str] = {}
+    for base in reversed(config.__mro__[:-1]):
+        if not dataclasses.is_dataclass(base):
+            continue
+        for field in docstring_parser.parse_from_object(base).params:
+            docs[field.arg_name] = " ".join((field.description or "").split())
+    return docs
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A run's YAML file as a mapping with flag-like keys; a `ConfigError` names what is wrong with it."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the run file {str(path)!r}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected a mapping of options, got {type(data).__name__}")
+    return {str(key).replace("-", "_"): value for key, value in data.items()}
+
+
+def defaults_from(settings: Mapping[str, Any], source: str) -> Callable[..., None]:
+    """A source of cyclopts that fills every option the command line left open; an unknown key is a `ConfigError`."""
+
+    def apply(app: Any, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+        known = {name.removeprefix("--").replace("-", "_"): a for a in arguments for name in a.names}
+        for key, value in settings.items():
+            if key not in known:
+                raise ConfigError(f"{source}: unknown key {key!r}{near_miss(key, _long(known))}")
+            argument = known[key]
+            if not argument.tokens:
+                argument.append(Token(keyword=key, value=_word(value), source=source))
+
+    return apply
+
+
+def _long(names: Mapping[str, Any]) -> list[str]:
+    return [name for name in names if not name.startswith(("no_", "empty_"))]
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return "none" if value is None else json.dumps(value)
+
+
+def _is_scalar(hint: Any) -> bool:
+    options = typing.get_args(hint) or (hint,)
+    return all(option in _SCALARS for option in options)
+
+
+def _structured(hint: Any) -> dict[str, Any]:
+    """How a list or a mapping is read from one word."""
+    scalar = int in typing.get_args(hint)  # `position_offset` takes a number as well as a mapping
+    mapping_only = all(typing.get_origin(option) in (dict, None) for option in typing.get_args(hint))
+
+    def convert(_: Any, tokens: Sequence[Token]) -> Any:
+        (token,) = tokens
+        return parse_structured(token.value, token.keyword or "", single=scalar, mapping=mapping_only and not scalar)
+
+    return {"converter": convert, "n_tokens": 1, "accepts_keys": False, "negative": ()}
+
+
+def parse_structured(text: str, option: str, *, single: bool, mapping: bool) -> Any:
+    """One word as a list (`3,4,5`), a mapping (`encoder=3,decoder=4`), or either as JSON; `none` is None.
+
+    Args:
+        text: the word.
+        option: whose value it is, for the message.
+        single: a lone value is that value, not a list of one.
+        mapping: only a mapping will do.
+    """
+    text = text.strip()
+    if text.lower() in ("none", "null"):
+        return None
+    if text.startswith(("[", "{")):
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{option} {text!r} is neither JSON nor YAML") from error
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if all("=" in part for part in parts) and parts:
+        pairs = (part.partition("=") for part in parts)
+        return {key.strip(): yaml.safe_load(value) for key, _, value in pairs}
+    if mapping or any("=" in part for part in parts):
+        raise ConfigError(f"{option} {text!r}: expected name=value pairs, as in source=mr,target=ref")
+    found = [yaml.safe_load(part) for part in parts]
+    return found[0] if single and len(found) == 1 else found

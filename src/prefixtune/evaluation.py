@@ -1,0 +1,174 @@
+"""Evaluate a prefix on data, and generate with one prefix or several in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import prefixtune as pt
+from prefixtune import tasks
+from prefixtune.errors import CheckpointError, ConfigError
+from prefixtune.tasks import Decoding, Table, Task, Window
+from prefixtune.tasks.decoding import generate_batch, reserve
+from prefixtune.tasks.loading import load_base, window
+from prefixtune.tasks.task import batches_by_length
+from prefixtune.tasks.text2text import Text2Text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A base model with prefixes, ready to be evaluated.
+
+    Args:
+        tasks: the task of every prefix, by its name; None where the prefix does not say.
+        metadata: what training wrote beside every prefix, by its name.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    tasks: dict[str, Task | None]
+    metadata: dict[str, dict[str, Any]]
+    window: Window
+
+
+def load(model_id: str | None, directories: Mapping[str, str], *, dtype: str = "auto") -> Loaded:
+    """The base model, in the class its prefixes were trained in, with all of `{name: directory}` attached.
+
+    Args:
+        model_id: a folder or a hub id; None: the base model that the first prefix names.
+
+    Raises:
+        CheckpointError: a folder holds no prefix, or one of another base model.
+        ConfigError: the prefixes need different heads.
+    """
+    from prefixtune.checkpoint import local_folder, read_config
+
+    folders = {name: local_folder(directory) for name, directory in directories.items()}
+    configs = {name: read_config(folder) for name, folder in folders.items()}
+    metadata = {name: config.get("metadata") or {} for name, config in configs.items()}
+    kinds = {name: tasks.from_metadata(data["task"]) if "task" in data else None for name, data in metadata.items()}
+    heads = {task.kind for task in kinds.values() if task is not None}
+    if len(heads) > 1:
+        told = ", ".join(f"{name}: {task.kind}" for name, task in kinds.items() if task is not None)
+        raise ConfigError(f"prefixes of different tasks need different model heads ({told}); load them one at a time")
+    if model_id is None:
+        if not configs:
+            raise ConfigError("no model given; name one with --model")
+        model_id = next(iter(configs.values()))["base_model"]["name"]
+    first = next((task for task in kinds.values() if task is not None), None)
+    model, tokenizer = load_base(model_id, first, dtype=dtype)
+    model = model.to(_device())
+    for name, folder in folders.items():
+        pt.load(model, folder, name=name)
+    longest = max((positions_taken(model, name) for name in directories), default=0)
+    lengths = [data["max_length"] for data in metadata.values() if data.get("max_length")]
+    room = window(model, tokenizer, longest, min(lengths, default=None))
+    return Loaded(model, tokenizer, kinds, metadata, room)
+
+
+def positions_taken(model: PreTrainedModel, name: str) -> int:
+    """How many of the base model's positions the prefix `name` occupies before the first real token."""
+    from prefixtune.bank import bank_of
+
+    return max(bank_of(model).get(name).offsets.values(), default=0)
+
+
+def measure(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, table: Table, room: Window, *,
+    batch_size: int, decoding: Decoding, answered: bool = True,
+) -> dict[str, float]:  # fmt: skip
+    """Loss and, when `answered`, the task's metrics on a prepared table. Training and `evaluate` both come here."""
+    found = task.predict(
+        model, tokenizer, table, room, batch_size=batch_size, decoding=decoding, answered=answered
+    )
+    scores = {} if found.answers is None else task.score(found.answers, table)
+    return {"loss": found.loss, **scores}
+
+
+def evaluate(
+    loaded: Loaded, name: str, table: Table, *, batch_size: int = 32, decoding: Decoding | None = None
+) -> tuple[dict[str, float], list[Any]]:
+    """The metrics of the prefix `name` on `table`, and its answers: one a row, one a source for text to text."""
+    task = loaded.tasks[name]
+    if task is None:
+        raise CheckpointError(
+            f"the prefix {name!r} does not say which task it was trained for, so it cannot be scored; "
+            "train it with `prefixtune train`, or use the library's metrics on its answers"
+        )
+    prepared = task.prepared(table)
+    with pt.using(loaded.model, name):
+        found = task.predict(
+            loaded.model, loaded.tokenizer, prepared, loaded.window, batch_size=batch_size,
+            decoding=decoding or trained_decoding(loaded.metadata[name]), answered=True,
+        )  # fmt: skip
+    assert found.answers is not None
+    return {"loss": found.loss, **task.score(found.answers, prepared)}, found.answers
+
+
+def trained_decoding(metadata: Mapping[str, Any], **overrides: Any) -> Decoding:
+    """The decoding that training evaluated with, changed by the `overrides` that are not None."""
+    known = {field.name for field in fields(Decoding)}
+    stored = {key: value for key, value in metadata.get("decoding", {}).items() if key in known}
+    return replace(Decoding(**stored), **{key: value for key, value in overrides.items() if value is not None})
+
+
+def generate(
+    loaded: Loaded, prompts: Sequence[str], names: Sequence[str | None], decoding: Decoding, batch_size: int = 32
+) -> list[dict[str | None, str]]:
+    """For every prompt the answer under every one of `names` (None: the bare base model).
+
+    All answers to a prompt come from one batch, a prefix a row.
+    """
+    import torch
+
+    model, tokenizer = loaded.model, loaded.tokenizer
+    jobs = [(row, name) for row in range(len(prompts)) for name in names]
+    tails = {name: _text_task(loaded, name) for name in names}
+    keep = reserve(model, loaded.window, decoding)
+    ids = [
+        tails[name].prompts([prompts[row]], model, tokenizer, loaded.window, reserved=keep)[0] for row, name in jobs
+    ]
+    answers: list[dict[str | None, str]] = [{} for _ in prompts]
+    # Rows of one prompt stay together: a batch is a whole number of prompts.
+    size = max(batch_size // len(names), 1) * len(names)
+    order = [job for batch in batches_by_length(_prompt_lengths(ids, names), 1) for job in _jobs_of(batch, names)]
+    if decoding.sample:
+        torch.manual_seed(decoding.decode_seed)
+    for start in range(0, len(order), size):
+        chosen = order[start : start + size]
+        with torch.no_grad(), pt.using(model, [jobs[job][1] for job in chosen]):
+            texts = generate_batch(model, tokenizer, [ids[job] for job in chosen], loaded.window, decoding)
+        for job, text in zip(chosen, texts, strict=True):
+            row, name = jobs[job]
+            answers[row][name] = text
+    return answers
+
+
+def _prompt_lengths(ids: Sequence[list[int]], names: Sequence[str | None]) -> list[dict[str, list[int]]]:
+    return [{"input_ids": ids[start]} for start in range(0, len(ids), len(names))]
+
+
+def _jobs_of(rows: Sequence[int], names: Sequence[str | None]) -> list[int]:
+    return [row * len(names) + position for row in rows for position in range(len(names))]
+
+
+def _text_task(loaded: Loaded, name: str | None) -> Text2Text:
+    """How prompts for a prefix are written; the bare model gets them as the first prefix does."""
+    known = [task for task in loaded.tasks.values() if task is not None]
+    task = loaded.tasks[name] if name is not None else next(iter(known), None)
+    if task is None:
+        return Text2Text(separator="")  # trained outside the command line: the prompt as it is
+    if not isinstance(task, Text2Text):
+        raise ConfigError(f"the prefix {name!r} was trained for {task.kind}, which generates nothing; use evaluate")
+    return task
+
+
+def _device() -> str:
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return "cpu" if accelerator is None else accelerator.type

@@ -1,0 +1,87 @@
+"""Which base model a prefix belongs to: its name, a hash of its shape, and a fingerprint of its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from prefixtune.geometry import Geometry
+
+SAMPLES = 64
+"""How many weights of each tensor the fingerprint reads, evenly spread."""
+
+# Rounding a wider number to one of these gives what a model loaded in that type holds; never the other way round.
+_WIDTHS = {"float64": 3, "float32": 2, "bfloat16": 1, "float16": 1}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What is known of a base model. `fingerprints` has one hash for each float type that its weights round to."""
+
+    name: str
+    model_type: str
+    shape: str
+    fingerprints: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in `prefix_config.json`."""
+        return asdict(self)
+
+    def named(self) -> str:
+        """For messages: `gpt2 'my-model' (shape 1a2b3c4d, weights 5e6f7a8b)`."""
+        weights = next(iter(self.fingerprints.values()), "unknown")[:8]
+        return f"{self.model_type} {self.name!r} (shape {self.shape[:8]}, weights {weights})"
+
+    def is_same_base(self, other: Identity) -> bool:
+        """Whether both are one model, whatever float types they were loaded in; quantised weights count as a match."""
+        if (self.model_type, self.shape) != (other.model_type, other.shape):
+            return False
+        shared = self.fingerprints.keys() & other.fingerprints.keys()
+        return not shared or all(self.fingerprints[dtype] == other.fingerprints[dtype] for dtype in shared)
+
+
+def identity_of(model: PreTrainedModel, geometry: Geometry) -> Identity:
+    """The identity of a base model, whether or not prefixes and heads are attached to it."""
+    layers = [asdict(layer) for layer in geometry.layers]
+    text = model.config.get_text_config()
+    shape = {"model_type": model.config.model_type, "vocabulary": getattr(text, "vocab_size", None), "layers": layers}
+    digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()
+    return Identity(model.config._name_or_path, model.config.model_type, digest, _fingerprints(model))
+
+
+def _fingerprints(model: PreTrainedModel) -> dict[str, str]:
+    weights = _base_weights(model)
+    widths = {str(weight.dtype).removeprefix("torch.") for weight in weights}
+    if not weights or not widths <= _WIDTHS.keys():
+        return {}  # quantised: its numbers are not the base's
+    narrowest = min(_WIDTHS[width] for width in widths)
+    fitting = [dtype for dtype, width in _WIDTHS.items() if width < narrowest or dtype in widths]
+    samples = [_sample(weight) for weight in weights]
+    return {dtype: _digest(samples, getattr(torch, dtype)) for dtype in fitting}
+
+
+def _base_weights(model: PreTrainedModel) -> list[Tensor]:
+    """The parameters of the base alone, in a fixed order: neither a task head nor a prefix."""
+    return [parameter for _, parameter in sorted(model.base_model.named_parameters()) if _is_base(_)]
+
+
+def _is_base(name: str) -> bool:
+    return not name.startswith("prefixtune.")
+
+
+def _sample(weight: Tensor) -> Tensor:
+    flat = weight.detach().flatten()
+    return flat[:: max(1, len(flat) // SAMPLES)][:SAMPLES].cpu()
+
+
+def _digest(samples: list[Tensor], dtype: torch.dtype) -> str:
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(sample.to(dtype).to(torch.float64).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,97 @@
+"""Where keys and values start: random, zeros, or those of a text, read off the frozen model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from prefixtune.errors import ConfigError
+from prefixtune.geometry import Geometry, observe
+from prefixtune.prefix import KeysValues, Method, Slot
+
+TEXT = "text:"
+
+
+def text_of(method: Method) -> str | None:
+    """The words a prefix starts as, or None. Raises ConfigError for an unknown start."""
+    start = method.start
+    if start.startswith(TEXT):
+        if not start.removeprefix(TEXT).strip():
+            raise ConfigError("init='text:' has no words; expected e.g. init='text:summarize'")
+        return start.removeprefix(TEXT)
+    if start not in ("random", "zeros"):
+        raise ConfigError(f"init={start!r} is unknown; expected 'random', 'zeros' or 'text:<words>'")
+    return None
+
+
+def token_ids(text: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> Tensor:
+    """The ids `[1, n]` of a text in the model's own tokens, without special ones."""
+    if tokenizer is None:
+        tokenizer = _own_tokenizer(model)
+    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+    if ids.shape[1] == 0:
+        raise ConfigError(f"the text {text!r} has no tokens; expected words that the tokenizer knows")
+    return ids.to(model.device)
+
+
+def _own_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase:
+    where = model.config._name_or_path
+    try:
+        if not where:
+            raise OSError("the model was not loaded from anywhere")
+        return AutoTokenizer.from_pretrained(where)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"a start from text needs a tokenizer and none was found beside the model ({where or 'no path'}); "
+            "pass attach(model, method, tokenizer=...)"
+        ) from error
+
+
+def start_for(
+    method: Method, model: PreTrainedModel, geometry: Geometry, slots: Sequence[Slot], ids: Tensor | None
+) -> dict[str, KeysValues] | None:
+    """Keys and values for each slot to start from, or None for the method's own random ones."""
+    dtype = parameter_dtype(model)
+    if ids is not None:
+        longest = max(slot.length for slot in slots)
+        return text_keys_values(model, geometry, slots, ids.repeat(1, -(-longest // ids.shape[1])), dtype)
+    if method.start == "zeros":
+        return {slot.key: tuple(torch.zeros(shape, dtype=dtype) for shape in slot.shapes()) for slot in slots}  # type: ignore[misc]
+    return None
+
+
+def parameter_dtype(model: PreTrainedModel) -> torch.dtype:
+    """float32, or float64 where the model is: a prefix is trained in full precision under a half-precision model."""
+    return torch.promote_types(torch.float32, model.dtype)
+
+
+def text_keys_values(
+    model: PreTrainedModel, geometry: Geometry, slots: Sequence[Slot], ids: Tensor, dtype: torch.dtype
+) -> dict[str, KeysValues]:
+    """The keys and values of the first tokens of `ids` `[1, n]` in every slot, as the attention sees them.
+
+    A text shorter than a slot's length is read again from its start. Decoders read it at positions 0, 1, ...
+    """
+    seen: dict[str, KeysValues] = {}
+    turns: dict[nn.Module, int] = {}
+    paths = {module: path for path, module in model.named_modules()}
+    names = {(layer.module, layer.turn): f"{layer.site}.{layer.index}" for layer in geometry.layers}
+
+    def record(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *rest: object) -> None:
+        turn = turns.get(module, 0)
+        turns[module] = turn + 1
+        seen[names[paths[module], turn]] = (key[0].to(dtype), value[0].to(dtype))
+
+    if model.main_input_name != "input_ids":
+        raise ConfigError(f"{type(model).__name__} reads {model.main_input_name}, not text; use init='random' or 'zeros'")
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = ids
+    observe(model, inputs, record)
+    return {
+        slot.key: (seen[slot.key][0][:, : slot.length].clone(), seen[slot.key][1][:, : slot.length].clone())
+        for slot in slots
+    }

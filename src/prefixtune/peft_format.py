@@ -1,0 +1,2 @@
+"""PEFT's prefix-tuning checkpoints, read and written."""
+from __future__ import annotations

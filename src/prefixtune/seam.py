@@ -1,0 +1,355 @@
+"""The seam: where a frozen model's attention layers meet a prefix.
+
+Every attention layer that takes a prefix has a `Seat`; every stack of layers (an encoder, a decoder) has a `Stack`
+that opens a `Forward` when the stack is called: which prefix each row of the batch has, where text stands. The
+attention function registered with transformers finds the seat of its module and the open forward, and lets the prefix
+attend. Nothing that was computed from parameters outlives a forward.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+
+from prefixtune.attention import AttentionCall, AttentionFunction, is_causal
+from prefixtune.errors import ConfigError, ModelError
+from prefixtune.geometry import Layer, attention_input, base_attention
+from prefixtune.prefix import Prefix, Slot
+
+SEAT = "_prefixtune_seat"
+"""The attribute by which an attention module knows its seat; gone after detach."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of a batch under one prefix; `prefix` None is the bare base model, `rows` None is the whole batch."""
+
+    prefix: Prefix | None
+    rows: Tensor | None
+
+
+class Chooser(Protocol):
+    """Who knows which prefix each row has, and who watches."""
+
+    watchers: list[Callable[[Prefix, Slot, AttentionCall], None]]
+
+    def groups(self, batch: int, device: torch.device) -> list[Group]: ...
+
+    def keep_names(self) -> None: ...
+
+
+@dataclass
+class Forward:
+    """One call of a stack while it runs."""
+
+    groups: list[Group]
+    past: int  # tokens already in the cache
+    mask: Tensor | None  # [B, S]: 1 where there is text
+    positions: Tensor | None  # [B, T]: of the real tokens, the first at 0; None where no prefix needs them
+    offset: int  # where the first real token stands, when it is the same for all rows
+    cache: Cache | None
+    turns: Counter[nn.Module] = field(default_factory=Counter)
+    hidden: Tensor | None = None  # what the attention module now running reads, [B, T, d]
+    starts: dict[str, Tensor] = field(default_factory=dict)  # by slot: the hidden state of each row's first token, [B, d]
+
+    def real(self, length: int) -> Tensor | None:
+        """`[B, T]`: True where the `length` queries are text; None when that is everywhere."""
+        return None if self.mask is None else self.mask[:, -length:].bool()
+
+
+class Stack:
+    """The state of one stack of layers: its hooks, and the forward now running in each thread."""
+
+    def __init__(self, chooser: Chooser, module: nn.Module, site: str, first_position: int) -> None:
+        self.chooser = chooser
+        self.module = module
+        self.site = site  # 'encoder' or 'decoder'
+        self.first_position = first_position  # where the bare model puts the first token: 0, or 2 in RoBERTa
+        self.parameters = tuple(inspect.signature(module.forward).parameters)
+        self.position_limit = learned_positions(module)
+        self._running: dict[int, Forward] = {}
+        self._starts: WeakKeyDictionary[Cache, dict[str, Tensor]] = WeakKeyDictionary()
+        self._checkpointing: dict[int, list[tuple[nn.Module, Any]]] = {}
+
+    def running(self) -> Forward | None:
+        """The forward now running in this thread."""
+        return self._running.get(threading.get_ident())
+
+    @contextmanager
+    def reopened(self, forward: Forward) -> Iterator[None]:
+        """The same forward again: gradient checkpointing recomputes a layer during the backward."""
+        thread = threading.get_ident()
+        before = self._running.get(thread)
+        self._running[thread] = forward
+        try:
+            yield
+        finally:
+            if before is None:
+                del self._running[thread]
+            else:
+                self._running[thread] = before
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Forward pre-hook of the stack: choose prefixes for the rows and move the positions behind them."""
+        self.chooser.keep_names()
+        named = dict(zip(self.parameters, args, strict=False)) | kwargs
+        tokens = self._tokens(named)
+        groups = self.chooser.groups(tokens.shape[0], tokens.device)
+        forward = self._open(groups, named, tokens)
+        self._running[threading.get_ident()] = forward
+        self._bind_checkpointing(module, forward)
+        shift = [0 if group.prefix is None else group.prefix.offsets[self.site] for group in groups]
+        if not any(shift) or "position_ids" not in self.parameters:
+            return None
+        named["position_ids"] = self._shifted(forward, groups, shift, named.get("position_ids"))
+        self._check_limit(named["position_ids"], forward.past + tokens.shape[1] + max(shift))
+        return (), named
+
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Forward hook of the stack, called after an error too: close the forward."""
+        forward = self._running.pop(threading.get_ident(), None)
+        for layer, function in self._checkpointing.pop(threading.get_ident(), []):
+            layer._gradient_checkpointing_func = function
+        if forward is None or output is None:
+            return
+        if not forward.turns and any(group.prefix is not None for group in forward.groups):
+            raise ModelError(
+                f"no attention layer of {type(module).__name__} reached the prefix in this forward: the model's "
+                "attention implementation was changed after attach; detach, change it, and attach again"
+            )
+        if forward.starts:
+            cache = forward.cache if forward.cache is not None else getattr(output, "past_key_values", None)
+            if cache is not None:
+                self._starts[cache] = {name: start.detach() for name, start in forward.starts.items()}
+
+    def start(self, forward: Forward, slot: Slot, hidden: Tensor) -> Tensor:
+        """The hidden state `[B, d]` of each row's first real token at one layer, kept for a whole generation."""
+        if forward.past:
+            known = self._starts.get(forward.cache, {}) if forward.cache is not None else {}
+            if slot.key not in known:
+                raise ConfigError(
+                    "gate_input='first' reads the first token of the text, but this cache was filled without the "
+                    "prefix; run the whole text once under the prefix, or use gate_input='token'"
+                )
+            forward.starts[slot.key] = known[slot.key]
+        elif slot.key not in forward.starts:
+            first = forward.mask.int().argmax(-1) if forward.mask is not None else hidden.new_zeros(len(hidden)).long()
+            forward.starts[slot.key] = hidden[torch.arange(len(hidden), device=hidden.device), first]
+        return forward.starts[slot.key]
+
+    def _tokens(self, named: dict[str, Any]) -> Tensor:
+        """The stack's input, `[B, T, ...]`."""
+        for name in ("input_ids", "inputs_embeds", "hidden_states", self.parameters[0], "embedding_output"):
+            if isinstance(named.get(name), Tensor):
+                return named[name]
+        raise ModelError(f"{type(self.module).__name__} was called without an input tensor; got {sorted(named)}")
+
+    def _open(self, groups: list[Group], named: dict[str, Any], tokens: Tensor) -> Forward:
+        cache = named.get("past_key_values")
+        past = int(cache.get_seq_length()) if isinstance(cache, Cache) else 0
+        mask = text_mask(named.get("attention_mask"))
+        if mask is not None and mask.shape[1] < past + tokens.shape[1]:
+            mask = torch.cat([mask.new_ones(len(mask), past + tokens.shape[1] - mask.shape[1]), mask], dim=1)
+        if mask is not None and mask.shape[1] > past + tokens.shape[1]:
+            mask = mask[:, : past + tokens.shape[1]]
+        offsets = {group.prefix.offsets[self.site] for group in groups if group.prefix is not None}
+        wanted = any(offsets) or any(g.prefix is not None and g.prefix.method.window == "scroll" for g in groups)
+        positions = real_positions(tokens, mask, past) if wanted and tokens.ndim < 4 else None
+        offset = offsets.pop() if len(offsets) == 1 else 0
+        return Forward(groups, past, mask, positions, offset, cache if isinstance(cache, Cache) else None)
+
+    def _shifted(self, forward: Forward, groups: list[Group], shift: list[int], given: Tensor | None) -> Tensor:
+        """The positions the model should see: its own, each row moved behind its prefix."""
+        assert forward.positions is not None
+        base = forward.positions + self.first_position if given is None else given
+        if len(groups) == 1:
+            return base + shift[0]
+        rows = torch.zeros(forward.positions.shape[0], 1, dtype=base.dtype, device=base.device)
+        for group, offset in zip(groups, shift, strict=True):
+            assert group.rows is not None
+            rows[group.rows] = offset
+        return base + rows
+
+    def _check_limit(self, positions: Tensor, most: int) -> None:
+        limit = self.position_limit
+        if limit is not None and most + self.first_position > limit and int(positions.max()) >= limit:
+            raise ConfigError(
+                f"the text and its prefix reach position {int(positions.max())}, but {type(self.module).__name__} has "
+                f"{limit} positions; shorten the text or the prefix"
+            )
+
+    def _bind_checkpointing(self, module: nn.Module, forward: Forward) -> None:
+        """Make every checkpointed layer recompute under this forward, whatever is chosen by the time of the backward."""
+        if not module.training or not torch.is_grad_enabled():
+            return
+        bound = []
+        for layer in module.modules():
+            function = vars(layer).get("_gradient_checkpointing_func")
+            if function is not None and layer.gradient_checkpointing:
+                _refuse_reentrant(function)
+                bound.append((layer, function))
+                layer._gradient_checkpointing_func = functools.partial(self._checkpointed, function, forward)
+        self._checkpointing[threading.get_ident()] = bound
+
+    def _checkpointed(self, function: Callable[..., Any], forward: Forward, run: Callable[..., Any], *args: Any) -> Any:
+        turns = Counter(forward.turns)
+
+        def rerun(*inner: Any) -> Any:
+            now = self.running()
+            if now is forward:  # the first time
+                return run(*inner)
+            with self.reopened(replace(forward, turns=Counter(turns), hidden=None)):
+                return run(*inner)
+
+        return function(rerun, *args)
+
+
+def _refuse_reentrant(function: Callable[..., Any]) -> None:
+    if isinstance(function, functools.partial) and function.keywords.get("use_reentrant"):
+        raise ConfigError(
+            "reentrant gradient checkpointing gives a prefix no gradient in the first layers; enable it with "
+            "gradient_checkpointing_kwargs={'use_reentrant': False}"
+        )
+
+
+class Seat:
+    """One attention module's place at the seam: its layers, in the order of its turns within a forward."""
+
+    def __init__(self, stack: Stack, layers: Sequence[Layer]) -> None:
+        self.stack = stack
+        self.layers = tuple(layers)
+
+    def note_hidden(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Forward pre-hook of the attention module: what it reads is what token gates read."""
+        forward = self.stack.running()
+        if forward is not None:
+            forward.hidden = attention_input(args, kwargs)
+
+    def attend(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+        """The attention of this layer, each row under its own prefix."""
+        forward = self.stack.running()
+        if forward is None:
+            raise ModelError(
+                f"{type(call.module).__name__} ran outside a forward of {type(self.stack.module).__name__}, so it is "
+                "unknown which prefix each row has; call the model, not one of its layers"
+            )
+        turn = forward.turns[call.module]
+        forward.turns[call.module] += 1
+        layer = self.layers[turn % len(self.layers)]
+        name = f"{layer.site}.{layer.index}"
+        call = replace(call, hidden=forward.hidden, real=forward.real(call.query.shape[2]))
+        forward.hidden = None
+        parts = [self._attend_group(group, name, call, forward) for group in forward.groups]
+        if len(parts) == 1:
+            return parts[0]
+        order = torch.cat([group.rows for group in forward.groups if group.rows is not None])
+        back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        return torch.cat([out for out, _ in parts]).index_select(0, back), None
+
+    def _attend_group(
+        self, group: Group, name: str, call: AttentionCall, forward: Forward
+    ) -> tuple[Tensor, Tensor | None]:
+        slot = group.prefix.slots.get(name) if group.prefix is not None else None
+        if slot is not None and group.prefix is not None:
+            if group.prefix.reads == "first":
+                assert call.hidden is not None
+                call = replace(call, start=self.stack.start(forward, slot, call.hidden))
+            call = replace(
+                call,
+                prefix_mask=scrolled(group.prefix, slot, forward),
+                prefix_bias=self._prefix_bias(group.prefix, slot, call, forward),
+            )
+        if group.rows is not None:
+            call = call.select(group.rows)
+        if slot is None or group.prefix is None:
+            return call.run_base()
+        for watch in self.stack.chooser.watchers:
+            watch(group.prefix, slot, call)
+        return group.prefix.attend(call, slot)
+
+    def _prefix_bias(self, prefix: Prefix, slot: Slot, call: AttentionCall, forward: Forward) -> Tensor | None:
+        """A relative position bias `[1, H, T, P]` for a prefix that stands at positions before the text."""
+        offset = prefix.offsets[self.stack.site]
+        if not offset or call.options.get("position_bias") is None or slot.layer.site == "cross":
+            return None
+        source = bias_source(call.module, self.stack.module)
+        T, seen = call.query.shape[2], forward.past + offset
+        bias = source.compute_bias(T, seen + T, device=call.query.device, past_seen_tokens=seen)
+        return bias[..., : slot.length]
+
+
+def bias_source(attention: nn.Module, stack: nn.Module) -> Any:
+    """The module that computes the relative position bias (T5 and kin): the layer itself, or the stack's first."""
+    for module in (attention, *stack.modules()):
+        if "relative_attention_bias" in module._modules:
+            return module
+    raise ModelError(f"{type(stack).__name__} adds a position bias of an unknown kind; use position_offset=0")
+
+
+def scrolled(prefix: Prefix, slot: Slot, forward: Forward) -> Tensor | None:
+    """`[B, 1, T, P]`: which prefix positions are still inside the sliding window; None when all stay visible."""
+    window = slot.layer.window
+    if prefix.method.window != "scroll" or window is None or forward.positions is None:
+        return None
+    standing = torch.arange(slot.length, device=forward.positions.device)
+    distance = forward.positions[:, None, :, None] + prefix.offsets["decoder"] - standing
+    return distance < window
+
+
+def text_mask(given: Any) -> Tensor | None:
+    """A 2D padding mask as `[B, S]`; a prepared 4D mask gives what the last query sees."""
+    if isinstance(given, dict):
+        given = given.get("full_attention")
+    if not isinstance(given, Tensor):
+        return None
+    if given.ndim == 2:
+        return given
+    if given.ndim == 4:
+        last = given[:, 0, -1]
+        return (last if last.dtype == torch.bool else last == 0).long()
+    return None
+
+
+def real_positions(tokens: Tensor, mask: Tensor | None, past: int) -> Tensor:
+    """Positions `[B, T]` of the tokens, counted over real text only, the first at 0."""
+    B, T = tokens.shape[0], tokens.shape[1]
+    if mask is None:
+        return torch.arange(past, past + T, device=tokens.device).expand(B, T)
+    return (mask.long().cumsum(-1) - 1).clamp_(min=0)[:, -T:].expand(B, T)
+
+
+def learned_positions(stack: nn.Module) -> int | None:
+    """How many positions a stack with a learned position table has; None for rotary and relative positions."""
+    tables = [
+        module.num_embeddings - vars(module).get("offset", 0)  # OPT and BART keep two rows for themselves
+        for name, module in stack.named_modules()
+        if isinstance(module, nn.Embedding) and any(part in name for part in ("wpe", "position_embed", "embed_position"))
+    ]
+    return min(tables, default=None)
+
+
+def seam(kind: str) -> AttentionFunction:
+    """The attention function registered with transformers, for models that run `kind` ('sdpa' or 'eager') without it."""
+
+    def prefix_attention(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        base = base_attention(module, kind)
+        seat = vars(module).get(SEAT)
+        if seat is None:
+            return base(module, query, key, value, mask, **options)
+        causal = kind == "sdpa" and is_causal(mask, options, module, query.shape[2])
+        return seat.attend(AttentionCall(module, query, key, value, mask, options, base, causal))
+
+    return prefix_attention

@@ -1,0 +1,184 @@
+"""Seats in a model: every attention layer gets one, everything is proved, and all of it can be undone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from weakref import WeakSet
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from prefixtune import architectures, geometry
+from prefixtune.bank import BANK, SEAM, Bank, bank_of
+from prefixtune.errors import ConfigError, ModelError
+from prefixtune.heads import HeadSwitch, copy_heads, head_names
+from prefixtune.prefix import Method, Prefix, Slot, plan
+from prefixtune.seam import SEAT, Seat, Stack, seam
+
+_banks: WeakSet[Bank] = WeakSet()
+
+
+@contextmanager
+def entering(model: PreTrainedModel, name: str) -> Iterator[Bank]:
+    """The bank of `model`, ready for a prefix called `name`; a failure leaves the model as it was."""
+    bank = seat(model)
+    try:
+        if name in bank.names:
+            raise ConfigError(f"{name!r} is already attached; detach it first, or choose another name")
+        yield bank
+    except BaseException:
+        if not bank.names:
+            unseat(model)
+        raise
+
+
+def slots_for(method: Method, model: PreTrainedModel, bank: Bank, length: int | None) -> tuple[Slot, ...]:
+    """The layers a method's prefix goes to and its length in each, checked against the model and the method."""
+    slots = plan(method, bank.geometry, length)
+    method.check(slots)
+    longest = max(slot.length for slot in slots)
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(limit, int) and longest >= limit:
+        raise ConfigError(
+            f"a prefix of length {longest} does not fit {type(model).__name__}, which has {limit} positions for prefix "
+            f"and text together; expected a length below {limit}"
+        )
+    return slots
+
+
+def seat(model: PreTrainedModel) -> Bank:
+    """The model's bank; where there is none yet, measure the model, freeze it and give every attention layer a seat."""
+    if not isinstance(model, PreTrainedModel):
+        raise ModelError(
+            f"{type(model).__name__} is no transformers PreTrainedModel; expected the model itself, not a wrapper of it"
+        )
+    if isinstance(model._modules.get(BANK), Bank):
+        return bank_of(model)
+    undo: list[Callable[[], object]] = []
+    try:
+        undo += architectures.adapt(model)
+        bank = Bank(geometry.measure(model))
+        bank.undo = undo
+        before = _tiny_output(model)
+        same_kernel = model.config._attn_implementation_internal in ("sdpa", "eager")
+        _take_seats(model, bank)
+        if same_kernel:
+            with bank.choose(None):
+                _prove_bare(model, before, _tiny_output(model))
+    except BaseException:
+        _run_backwards(undo)
+        raise
+    return bank
+
+
+def unseat(model: PreTrainedModel) -> None:
+    """Take the bank, every seat, hook and name out again, and unfreeze what was not frozen before."""
+    bank = bank_of(model)
+    _run_backwards(bank.undo)
+
+
+def _run_backwards(undo: list[Callable[[], object]]) -> None:
+    while undo:
+        undo.pop()()
+
+
+def _take_seats(model: PreTrainedModel, bank: Bank) -> None:
+    undo = bank.undo
+    _freeze(model, undo)
+    geometry.register(SEAM, seam)
+    _banks.add(bank)
+    undo.append(lambda: _leave_register(bank))
+    for config in geometry.attention_configs(model):
+        own = config._attn_implementation_internal
+        # A config shared with another attached model already carries our name: its own kind is the rest of it.
+        kind = own.removeprefix(SEAM) if own is not None else None
+        ours = SEAM + geometry.attention_kind(model, kind)
+        bank.configs.append((config, kind, ours))
+        config._attn_implementation_internal = ours
+    undo.append(lambda: _rename_back(bank))
+    model.add_module(BANK, bank)
+    undo.append(lambda: model._modules.pop(BANK))
+    for path in dict.fromkeys(layer.stack for layer in bank.geometry.layers):
+        _seat_stack(model, bank, path)
+    for name in head_names(model):
+        handle = model.get_submodule(name).register_forward_hook(HeadSwitch(bank, name), with_kwargs=True)
+        undo.append(handle.remove)
+
+
+def _leave_register(bank: Bank) -> None:
+    """Our attention functions are registered as long as any model needs them."""
+    _banks.discard(bank)
+    if not _banks:
+        geometry.unregister(SEAM)
+
+
+def _rename_back(bank: Bank) -> None:
+    for config, own, _ in bank.configs:
+        config._attn_implementation_internal = own
+
+
+def _freeze(model: PreTrainedModel, undo: list[Callable[[], object]]) -> None:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    undo.append(lambda: [parameter.requires_grad_(True) for parameter in trained])
+
+
+def _seat_stack(model: PreTrainedModel, bank: Bank, path: str) -> None:
+    module = model.get_submodule(path)
+    layers = [layer for layer in bank.geometry.layers if layer.stack == path]
+    site = "encoder" if layers[0].site == "encoder" else "decoder"
+    stack = Stack(bank, module, site, architectures.first_position(module))
+    bank.undo.append(module.register_forward_pre_hook(stack.enter, with_kwargs=True).remove)
+    bank.undo.append(module.register_forward_hook(stack.leave, always_call=True).remove)
+    for name in dict.fromkeys(layer.module for layer in layers):
+        attention = model.get_submodule(name)
+        place = Seat(stack, [layer for layer in layers if layer.module == name])
+        vars(attention)[SEAT] = place
+        bank.undo.append(lambda attention=attention: vars(attention).pop(SEAT))  # type: ignore[misc]
+        bank.undo.append(attention.register_forward_pre_hook(place.note_hidden, with_kwargs=True).remove)
+
+
+def install(model: PreTrainedModel, name: str, prefix: Prefix) -> None:
+    """Put a prefix into a seated model under `name` and prove that it reaches every layer it has a slot for."""
+    bank = bank_of(model)
+    prefix.to(model.device)
+    bank.add(name, prefix, copy_heads(model, head_names(model)))
+    try:
+        _prove(model, name)
+    except BaseException:
+        bank.remove(name)
+        raise
+
+
+def _prove(model: PreTrainedModel, name: str) -> None:
+    """One tiny forward: every slot of the prefix is attended to, once. Raises ModelError with what was missed."""
+    bank = bank_of(model)
+    reached: list[str] = []
+    with bank.watched(lambda prefix, slot, call: reached.append(slot.key)), bank.choose(name):
+        with geometry.quiet_evaluation(model):
+            model(**geometry.tiny_inputs(model))
+    expected = list(bank.get(name).slots)
+    if sorted(reached) != sorted(expected):
+        raise ModelError(
+            f"{type(model).__name__}: the prefix reached {len(set(reached) & set(expected))} of {len(expected)} "
+            f"layers (missed: {', '.join(sorted(set(expected) - set(reached))) or 'none'}); it would be partly ignored"
+        )
+
+
+def _prove_bare(model: PreTrainedModel, before: Tensor, now: Tensor) -> None:
+    """With no prefix chosen, a seated model computes what it computed before. Raises ModelError if not."""
+    if not torch.equal(now.nan_to_num(), before.nan_to_num()):
+        gap = (now - before).abs().max().item()
+        raise ModelError(
+            f"{type(model).__name__} computes something else under a registered attention function (largest difference "
+            f"{gap:.2g} without any prefix); its file treats its attention implementation by name"
+        )
+
+
+def _tiny_output(model: PreTrainedModel) -> Tensor:
+    """The first output of `model` on the tiny input."""
+    with geometry.quiet_evaluation(model):
+        return model(**geometry.tiny_inputs(model))[0]

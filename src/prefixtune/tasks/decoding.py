@@ -1,0 +1,96 @@
+"""Generation in batches: prompts of similar length together, padded on the left for decoders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from prefixtune.errors import DataError
+from prefixtune.tasks.task import Decoding, Window, batches_by_length
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def reserve(model: PreTrainedModel, window: Window, decoding: Decoding) -> int:
+    """Positions to keep free behind a prompt: room for the answer, but never more than half of what there is."""
+    if model.config.is_encoder_decoder or window.positions is None:
+        return 0
+    return min(decoding.max_new_tokens, window.positions // 2)
+
+
+def generate(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]], window: Window,
+    decoding: Decoding, batch_size: int,
+) -> list[str]:  # fmt: skip
+    """One answer a prompt, in the order given. Sampling is seeded, and leaves the global random state as it was."""
+    import torch
+
+    training, answers = model.training, [""] * len(prompts)
+    model.eval()
+    try:
+        with torch.random.fork_rng(enabled=decoding.sample), torch.no_grad():
+            if decoding.sample:
+                torch.manual_seed(decoding.decode_seed)
+            for rows in batches_by_length([{"input_ids": prompt} for prompt in prompts], batch_size):
+                texts = generate_batch(model, tokenizer, [prompts[row] for row in rows], window, decoding)
+                for row, text in zip(rows, texts, strict=True):
+                    answers[row] = text
+    finally:
+        model.train(training)
+    return answers
+
+
+def generate_batch(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]], window: Window,
+    decoding: Decoding,
+) -> list[str]:  # fmt: skip
+    """One answer a prompt, all in one batch."""
+    ids, mask = _padded(prompts, tokenizer.pad_token_id, left=not model.config.is_encoder_decoder)
+    width = 0 if model.config.is_encoder_decoder else ids.shape[1]
+    most = decoding.max_new_tokens
+    if width and window.positions is not None:
+        most = min(most, window.positions - width)
+        if most < 1:
+            raise DataError(
+                f"a prompt has {width} tokens, but the model has room for {window.positions} beside the prefix, "
+                "the answer included; shorten the prompt or use a shorter prefix"
+            )
+    out = model.generate(
+        input_ids=ids.to(model.device), attention_mask=mask.to(model.device), max_new_tokens=most,
+        **_generation_options(model, tokenizer, decoding),
+    )  # fmt: skip
+    return [text.strip() for text in tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)]
+
+
+def _generation_options(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, decoding: Decoding
+) -> dict[str, Any]:
+    ends = model.generation_config.eos_token_id
+    ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    if tokenizer.eos_token_id is not None:  # the token that training ends every target with
+        ends = list(dict.fromkeys([*ends, tokenizer.eos_token_id]))
+    options: dict[str, Any] = {
+        "num_beams": decoding.beams, "do_sample": decoding.sample, "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": ends or None,
+    }  # fmt: skip
+    if decoding.beams > 1:
+        options["length_penalty"] = decoding.length_penalty
+    if decoding.sample:
+        options |= {"temperature": decoding.temperature, "top_p": decoding.top_p}
+    return options
+
+
+def _padded(prompts: Sequence[list[int]], pad: int, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and attention mask `[B, T]`."""
+    import torch
+
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.full((len(prompts), width), pad)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        place = slice(width - len(prompt), width) if left else slice(0, len(prompt))
+        ids[row, place] = torch.tensor(prompt)
+        mask[row, place] = 1
+    return ids, mask

@@ -1,0 +1,135 @@
+"""The base model and its tokenizer, as a task needs them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from prefixtune.errors import ConfigError, ModelError
+from prefixtune.tasks.task import Task, Window
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+_REPORTERS = (
+    "transformers.modeling_utils",
+    "transformers.utils.loading_report",
+    "transformers.distributed.tensor_parallel",
+    "transformers.integrations.tensor_parallel",
+)
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def load_base(
+    model_id: str, task: Task | None, *, dtype: str = "auto", dropout: bool = True
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base model with the head its task needs, and its tokenizer, ready to pad.
+
+    Args:
+        model_id: a folder or a hub id.
+        task: which model class to load; None: the one its own configuration names.
+        dtype: `auto` keeps the weights as they are stored.
+        dropout: False sets every dropout rate of the base model to 0.
+
+    Raises:
+        ModelError: no such model, or weights of the base model that are missing from it.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
+    with _named_failure(model_id):
+        from transformers import AutoConfig, AutoTokenizer
+
+        config = AutoConfig.from_pretrained(model_id)
+        tokenizer = AutoTokenizer.from_pretrained(model_id, **_tokenizer_options(task))
+    rates = {} if dropout else _zero_dropout(config)
+    loader = (task or _default_task()).model_class(config)
+    options = task.model_options() if task else {}
+    with _named_failure(model_id), _quiet():
+        model, report = loader.from_pretrained(model_id, dtype=dtype, output_loading_info=True, **rates, **options)
+    _refuse_holes(model, report, model_id)
+    _make_paddable(model, tokenizer)
+    return model, tokenizer
+
+
+def window(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prefix_length: int, max_length: int | None = None
+) -> Window:
+    """How many real tokens fit beside a prefix that occupies `prefix_length` positions."""
+    bounds = []
+    if tokenizer.model_max_length < 1_000_000:  # transformers writes 1e30 for "unknown"
+        bounds.append(tokenizer.model_max_length)
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(positions, int) and positions > 0:
+        bounds.append(positions - prefix_length)
+    return Window(positions=min(bounds, default=None), max_length=max_length)
+
+
+def _default_task() -> Task:
+    from prefixtune.tasks.text2text import Text2Text
+
+    return Text2Text()
+
+
+def _tokenizer_options(task: Task | None) -> dict[str, Any]:
+    # Byte-level tokenizers (GPT-2, RoBERTa) take words only when each is known to begin with a space.
+    words = {"add_prefix_space": True} if task is not None and task.kind == "tagging" else {}
+    return {"padding_side": "right", **words}
+
+
+def _zero_dropout(config: PretrainedConfig) -> dict[str, Any]:
+    """Every dropout rate of a configuration, as 0 (names: attn_pdrop, hidden_dropout_prob, dropout, layerdrop ...)."""
+    values = config.to_dict()
+    return {name: 0.0 for name, rate in values.items() if "drop" in name and isinstance(rate, float)}
+
+
+def _refuse_holes(model: PreTrainedModel, report: dict[str, Any], model_id: str) -> None:
+    """Missing weights are expected in a new head only; anywhere else the base model would be half random."""
+    inside = f"{model.base_model_prefix}."
+    has_head = model.base_model is not model
+    missing = sorted(key for key in report["missing_keys"] if key.startswith(inside) or not has_head)
+    if missing:
+        raise ModelError(
+            f"{model_id} lacks {len(missing)} weights of {type(model).__name__} ({', '.join(missing[:3])} ...); "
+            "a prefix needs a pretrained base model"
+        )
+
+
+def _make_paddable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise ModelError("the tokenizer has neither a pad token nor an end token; set one of them to batch texts")
+        tokenizer.pad_token = tokenizer.eos_token
+    config = model.config.get_text_config()
+    if config.pad_token_id is None:  # a decoder's classification head finds the last real token by it
+        config.pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
+
+
+@contextlib.contextmanager
+def _named_failure(model_id: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"cannot load the model {model_id!r}: {reason}") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Transformers' reports on missing and unsharded weights are read by `_refuse_holes` instead of being printed."""
+    from transformers.utils import logging as progress
+
+    loggers = [logging.getLogger(name) for name in _REPORTERS]
+    levels = [logger.level for logger in loggers]
+    shown = progress.is_progress_bar_enabled()
+    try:
+        progress.disable_progress_bar()
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if shown:
+            progress.enable_progress_bar()

@@ -1,0 +1,256 @@
+"""Readers: a data file, or a data set on the hub, becomes a `Table` of rows whose columns a task knows.
+
+Formats: JSONL, CSV, TSV, JSON (one list of objects), CoNLL columns (word first, tag last), or a hub data set.
+Every complaint names the file, the line and the remedy.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefixtune.errors import DataError, near_miss
+
+Row = dict[str, Any]
+Numbered = list[tuple[int, Row]]
+
+EXTENSIONS = {
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv",
+    ".conll": "conll", ".txt": "conll", ".bio": "conll", ".iob": "conll", ".iob2": "conll", ".conll03": "conll",
+}  # fmt: skip
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of one file or data set.
+
+    Args:
+        name: what the user gave, for messages.
+        rows: one mapping a row.
+        lines: the line (files) or row (hub) number of every row, counted from 1.
+    """
+
+    name: str
+    rows: list[Row]
+    lines: list[int]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def where(self, index: int) -> str:
+        """The place of row `index` as a message names it: `train.jsonl, line 7`."""
+        return f"{self.name}, line {self.lines[index]}"
+
+    def renamed(self, columns: Mapping[str, str]) -> Table:
+        """The same table with column `columns[new]` called `new`."""
+        available = self.columns()
+        for new, old in columns.items():
+            if old not in available:
+                raise DataError(f"{self.name} has no column {old!r} to use as {new!r}{near_miss(old, available)}")
+        renames = {old: new for new, old in columns.items()}
+        hidden = set(columns) - set(columns.values())  # a column that a renamed one replaces
+        rows = [{renames.get(k, k): v for k, v in row.items() if k not in hidden} for row in self.rows]
+        return Table(self.name, rows, self.lines)
+
+    def columns(self) -> list[str]:
+        """Names of the columns of all rows, in order of appearance."""
+        return list(dict.fromkeys(key for row in self.rows for key in row))
+
+    def require(self, columns: Iterable[str]) -> None:
+        """Every row has every one of `columns`, or a `DataError` that names the first one missing."""
+        available = self.columns()
+        for column in columns:
+            if column not in available:
+                raise DataError(
+                    f"{self.name} has no column {column!r}{near_miss(column, available)}; "
+                    f"name the right one with --columns {column}=NAME"
+                )
+            for index, row in enumerate(self.rows):
+                if row.get(column) is None:
+                    raise DataError(f"{self.where(index)}: no value for the column {column!r}")
+
+
+def read(
+    given: str, *, split: str | None = None, subset: str | None = None, form: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> Table:  # fmt: skip
+    """Read a file, or a data set of the hub when no such file exists.
+
+    Args:
+        given: a path or a hub data set id.
+        split: the hub data set's split.
+        subset: the hub data set's configuration.
+        form: the file's format when its extension does not say.
+        columns: `{new name: name in the file}`.
+
+    Raises:
+        DataError: nothing there, unknown extension, empty, or malformed at a line that is named.
+    """
+    path = Path(given)
+    if path.is_file():
+        table = _read_file(path, form)
+    elif path.is_dir():
+        table = _read_hub(given, split, subset)
+    elif path.suffix.lower() in EXTENSIONS or not _HUB_ID.fullmatch(given):
+        raise DataError(f"there is no file {given!r}; expected a {_known()} file or a hub data set id")
+    else:
+        table = _read_hub(given, split, subset)
+    if not table.rows:
+        raise DataError(f"{given} is empty: expected at least one row")
+    return table.renamed(columns) if columns else table
+
+
+def check_columns(columns: Mapping[str, str], known: Iterable[str]) -> Mapping[str, str]:
+    """`columns` when every new name in it is a column of the task (`known`); else a `DataError` with the near miss."""
+    for new in columns:
+        if new not in known:
+            raise DataError(f"--columns: this task has no column {new!r}{near_miss(new, known)}")
+    return columns
+
+
+def _known() -> str:
+    return "/".join(dict.fromkeys(EXTENSIONS))
+
+
+def _read_file(path: Path, form: str | None) -> Table:
+    form = form or EXTENSIONS.get(path.suffix.lower())
+    if form not in _READERS:
+        raise DataError(
+            f"{path} has the unknown extension {path.suffix!r}; expected {_known()}, or name the format with "
+            f"--data-format {'|'.join(_READERS)}"
+        )
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it first") from error
+    if not text.strip():
+        raise DataError(f"{path} is empty: expected at least one row")
+    numbered = _READERS[form](text, path)
+    return Table(str(path), [row for _, row in numbered], [number for number, _ in numbered])
+
+
+def _read_jsonl(text: str, path: Path) -> Numbered:
+    numbered: Numbered = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno})") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number}: expected one JSON object a line, got a {type(row).__name__}")
+        numbered.append((number, row))
+    return numbered
+
+
+def _read_json(text: str, path: Path) -> Numbered:
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {error.lineno}: not valid JSON ({error.msg} at column {error.colno})") from error
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: expected a list of objects, got one {type(rows).__name__} (one object a line: .jsonl)")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, item {number}: expected an object, got a {type(row).__name__}")
+    return list(enumerate(rows, start=1))
+
+
+def _read_csv(text: str, path: Path) -> Numbered:
+    return _delimited(text, path, delimiter=",", quoting=csv.QUOTE_MINIMAL)
+
+
+def _read_tsv(text: str, path: Path) -> Numbered:
+    # GLUE's and most other TSV files carry bare quotation marks, so a quote is a character like any other.
+    return _delimited(text, path, delimiter="\t", quoting=csv.QUOTE_NONE)
+
+
+def _delimited(text: str, path: Path, *, delimiter: str, quoting: int) -> Numbered:
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter, quoting=quoting, strict=True)
+    numbered: Numbered = []
+    header: list[str] | None = None
+    before = 0
+    try:
+        for fields in reader:
+            first, before = before + 1, reader.line_num
+            if not fields:
+                continue
+            if header is None:
+                header = [name.strip() for name in fields]
+            elif len(fields) != len(header):
+                raise DataError(
+                    f"{path}, line {first}: {len(fields)} fields where the header has {len(header)} "
+                    f"({', '.join(header)})"
+                )
+            else:
+                numbered.append((first, dict(zip(header, fields, strict=True))))
+    except csv.Error as error:
+        raise DataError(f"{path}, line {before + 1}: malformed ({error})") from error
+    return numbered
+
+
+def _read_conll(text: str, path: Path) -> Numbered:
+    numbered: Numbered = []
+    tokens: list[str] = []
+    tags: list[str] = []
+    first = 0
+    for number, line in enumerate([*text.split("\n"), ""], start=1):
+        fields = line.split("\t") if "\t" in line else line.split()
+        fields = [field.strip() for field in fields]
+        if not any(fields) or fields[0] == "-DOCSTART-":
+            if tokens:
+                numbered.append((first, {"tokens": tokens, "tags": tags}))
+            tokens, tags = [], []
+        elif len(fields) < 2 or not fields[0] or not fields[-1]:
+            raise DataError(f"{path}, line {number}: {line.strip()!r} has no tag; expected a word, then its tag last")
+        else:
+            first = number if not tokens else first
+            tokens.append(fields[0])
+            tags.append(fields[-1])
+    return numbered
+
+
+_READERS: dict[str, Callable[[str, Path], Numbered]] = {
+    "jsonl": _read_jsonl, "json": _read_json, "csv": _read_csv, "tsv": _read_tsv, "conll": _read_conll,
+}  # fmt: skip
+
+
+def _read_hub(given: str, split: str | None, subset: str | None) -> Table:
+    import datasets
+
+    try:
+        data = datasets.load_dataset(given, name=subset, split=split)
+    except (OSError, ValueError, RuntimeError) as error:  # datasets raises its own subclasses of these
+        reason = " ".join(str(error).split())
+        raise DataError(f"{given!r} is no file here, and loading it as a hub data set failed: {reason}") from error
+    if isinstance(data, dict):
+        if len(data) > 1:
+            raise DataError(f"the data set {given!r} has the splits {', '.join(data)}; choose one, e.g. --train-split")
+        (data,) = data.values()
+    names = {name: _class_names(feature) for name, feature in data.features.items()}
+    rows = [{k: _named(v, names[k]) for k, v in row.items()} for row in data]
+    return Table(given, rows, list(range(1, len(rows) + 1)))
+
+
+def _class_names(feature: Any) -> list[str] | None:
+    """The class names of a ClassLabel column, or of a column of lists of ClassLabels."""
+    feature = getattr(feature, "feature", feature)
+    return getattr(feature, "names", None)
+
+
+def _named(value: Any, names: list[str] | None) -> Any:
+    if names is None:
+        return value
+    if isinstance(value, list):
+        return [_named(item, names) for item in value]
+    if isinstance(value, int) and value >= 0:
+        return names[value]
+    return None if isinstance(value, int) else value  # -1 is how hub data sets hide a test label

@@ -1,0 +1,200 @@
+"""Token classification: `tokens` -> `tags`, the label on a word's first sub-token, entities scored by seqeval."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from prefixtune.errors import DataError, ModelError, near_miss
+from prefixtune.tasks.readers import Table
+from prefixtune.tasks.task import IGNORED, Feature, HeadTask, Window
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+OUTSIDE = "O"
+_TO_IOB2 = {"B": "B", "I": "I", "L": "I", "E": "I", "U": "B", "S": "B"}
+
+
+@dataclass(frozen=True)
+class Tagging(HeadTask):
+    """One tag a word.
+
+    Args:
+        labels: the tags, in the order of the head's outputs.
+        scheme: how the tags mark entities: `IOB` (either kind), `BILOU`, `IOBES`, or `none` (plain tags such as
+            parts of speech: accuracy only).
+        iob2: tags are converted to IOB2 on reading (BILOU and IOBES lose nothing by it).
+    """
+
+    labels: tuple[str, ...]
+    scheme: str = "IOB"
+    iob2: bool = False
+
+    kind: ClassVar[str] = "tagging"
+    required: ClassVar[tuple[str, ...]] = ("tokens", "tags")
+
+    @classmethod
+    def learn(cls, table: Table, **options: Any) -> Self:
+        iob2 = options.get("tag_scheme") == "iob2"
+        rows = _checked(table)
+        tags = {tag for row in rows for tag in row["tags"]}
+        if iob2:
+            tags = {_as_iob2(tag, table.name) for tag in tags}
+        return cls(labels=tuple(sorted(tags, key=lambda tag: (tag != OUTSIDE, tag))), scheme=_scheme(tags), iob2=iob2)
+
+    def prepared(self, table: Table) -> Table:
+        rows = _checked(table)
+        for index, row in enumerate(rows):
+            if self.iob2:
+                row["tags"] = [_as_iob2(tag, table.where(index)) for tag in row["tags"]]
+            for tag in row["tags"]:
+                if tag not in self.labels:
+                    raise DataError(
+                        f"{table.where(index)}: the tag {tag!r} was not seen in training{near_miss(tag, self.labels)}"
+                    )
+        return Table(table.name, rows, table.lines)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return ("accuracy",) if self.scheme == "none" else ("f1", "precision", "recall", "accuracy")
+
+    def model_class(self, config: PretrainedConfig) -> Any:
+        from transformers import AutoModelForTokenClassification
+
+        return AutoModelForTokenClassification
+
+    def model_options(self) -> dict[str, Any]:
+        return {
+            "num_labels": len(self.labels),
+            "id2label": dict(enumerate(self.labels)),
+            "label2id": {label: index for index, label in enumerate(self.labels)},
+            "ignore_mismatched_sizes": True,  # the head is new whatever head the base model came with
+        }
+
+    def features(
+        self, table: Table, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, window: Window
+    ) -> list[Feature]:
+        if not tokenizer.is_fast:
+            raise ModelError(f"tagging needs a fast tokenizer to tell words apart; {type(tokenizer).__name__} is slow")
+        limit = window.inputs()
+        tokens = [row["tokens"] for row in table.rows]
+        encoded = tokenizer(tokens, is_split_into_words=True, truncation=limit is not None, max_length=limit)
+        number = {tag: index for index, tag in enumerate(self.labels)}
+        features = []
+        for index, row in enumerate(table.rows):
+            words = _first(encoded.word_ids(index))
+            labels = [IGNORED if word is None else number[row["tags"][word]] for word in words]
+            features.append({**{k: values[index] for k, values in encoded.items()}, "labels": labels, "words": words})
+        return features
+
+    def collator(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:
+        from transformers import DataCollatorForTokenClassification
+
+        pad = DataCollatorForTokenClassification(tokenizer, label_pad_token_id=IGNORED)
+        return lambda features: pad([{k: v for k, v in feature.items() if k != "words"} for feature in features])
+
+    def answers(self, logits: torch.Tensor, features: Sequence[Feature]) -> list[list[str]]:
+        """The tags of the words that were not cut off, one list a row."""
+        rows = []
+        for ids, feature in zip(logits.argmax(dim=-1).tolist(), features, strict=True):
+            pairs = zip(feature["words"], ids, strict=False)  # the batch is padded on the right
+            tags = {word: self.labels[index] for word, index in pairs if word is not None}
+            # A word without a sub-token (a lone control character) has no answer: nothing there.
+            rows.append([tags.get(word, OUTSIDE) for word in range(max(tags, default=-1) + 1)])
+        return rows
+
+    def score(self, answers: Sequence[Sequence[str]], table: Table) -> dict[str, float]:
+        gold = [row["tags"] for row in table.rows]
+        # A word that was cut off got no answer, which is an answer: no entity there.
+        found = [[*row, *[OUTSIDE] * (len(tags) - len(row))] for row, tags in zip(answers, gold, strict=True)]
+        pairs = [pair for row in zip(gold, found, strict=True) for pair in zip(*row, strict=True)]
+        accuracy = sum(a == b for a, b in pairs) / max(len(pairs), 1)
+        return {**_entity_scores(gold, found, self.scheme), "accuracy": accuracy}
+
+
+def _entity_scores(gold: list[list[str]], found: list[list[str]], scheme: str) -> dict[str, float]:
+    from seqeval.metrics import f1_score, precision_score, recall_score
+    from seqeval.scheme import BILOU, IOBES
+
+    if scheme == "none":
+        return {}
+    # seqeval reads BILOU and IOBES only in strict mode; its default mode is conlleval's, for both kinds of IOB.
+    strict = {"BILOU": {"mode": "strict", "scheme": BILOU}, "IOBES": {"mode": "strict", "scheme": IOBES}}
+    options: dict[str, Any] = {"zero_division": 0, **strict.get(scheme, {})}
+    scores = {"f1": f1_score, "precision": precision_score, "recall": recall_score}
+    return {name: float(score(gold, found, **options)) for name, score in scores.items()}
+
+
+def _checked(table: Table) -> list[dict[str, list[str]]]:
+    """Fresh rows of `tokens` and `tags` of equal length; entity spans (`entities`) become IOB2 tags."""
+    columns = table.columns()
+    spans = "tags" not in columns and "entities" in columns
+    table.require(("tokens", "entities" if spans else "tags"))
+    rows = []
+    for index, row in enumerate(table.rows):
+        where = table.where(index)
+        tokens = _words(row["tokens"], where)
+        tags = _span_tags(row["entities"], len(tokens), where) if spans else _words(row["tags"], where)
+        if len(tokens) != len(tags):
+            raise DataError(f"{where}: {len(tokens)} tokens but {len(tags)} tags; expected one tag a token")
+        if not tokens:
+            raise DataError(f"{where}: no tokens")
+        rows.append({"tokens": tokens, "tags": tags})
+    return rows
+
+
+def _words(value: Any, where: str) -> list[str]:
+    """A list of strings, also from a CSV field: a JSON list, or words separated by spaces."""
+    if isinstance(value, str):
+        if not value.lstrip().startswith("["):
+            return value.split()
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{where}: {value[:40]!r} begins like a JSON list but is none ({error.msg})") from error
+    if not isinstance(value, list) or any(item is None or isinstance(item, dict | list) for item in value):
+        raise DataError(f"{where}: expected a list of words or tags, got {str(value)[:60]!r}")
+    return [str(item) for item in value]
+
+
+def _span_tags(entities: Any, length: int, where: str) -> list[str]:
+    """IOB2 tags of spans `{"type", "start", "end"}`, in words, the end exclusive."""
+    tags = [OUTSIDE] * length
+    for entity in entities:
+        try:
+            kind, start, end = entity["type"], int(entity["start"]), int(entity["end"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{where}: the entity {entity!r} needs type, start and end") from error
+        if not 0 <= start < end <= length:
+            raise DataError(f"{where}: the entity {entity!r} does not lie within the {length} tokens")
+        tags[start:end] = [f"B-{kind}", *[f"I-{kind}"] * (end - start - 1)]
+    return tags
+
+
+def _scheme(tags: Iterable[str]) -> str:
+    marks = {tag.partition("-")[0] for tag in tags if "-" in tag}
+    plain = [tag for tag in tags if tag != OUTSIDE and "-" not in tag]
+    if plain or not marks:
+        return "none"
+    for scheme in ("BI", "BILU", "BIES"):
+        if marks <= set(scheme):
+            return {"BI": "IOB", "BILU": "BILOU", "BIES": "IOBES"}[scheme]
+    return "none"
+
+
+def _as_iob2(tag: str, where: str) -> str:
+    mark, dash, kind = tag.partition("-")
+    if tag == OUTSIDE:
+        return tag
+    if not dash or mark not in _TO_IOB2:
+        raise DataError(f"{where}: the tag {tag!r} is not BILOU, IOBES or IOB2; leave --tag-scheme as_given")
+    return f"{_TO_IOB2[mark]}-{kind}"
+
+
+def _first(words: Sequence[int | None]) -> list[int | None]:
+    """`words` with all but the first sub-token of each word blanked."""
+    return [None if position and word == words[position - 1] else word for position, word in enumerate(words)]

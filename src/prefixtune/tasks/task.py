@@ -1,0 +1,234 @@
+"""What every task family gives: which columns, which model class, how rows become features, how answers are scored."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from prefixtune.errors import DataError
+from prefixtune.tasks.readers import Table
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+Feature = dict[str, Any]
+IGNORED = -100
+"""The label that takes no part in the loss (the convention of torch and transformers)."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """How many tokens fit.
+
+    Args:
+        positions: the most real tokens the model has positions for beside the prefix; None: no bound.
+        max_length: the bound the user set on the input; None: only `positions` counts.
+    """
+
+    positions: int | None = None
+    max_length: int | None = None
+
+    def inputs(self, reserved: int = 0) -> int | None:
+        """The most input tokens when `reserved` further tokens must fit behind them; None: no bound."""
+        bounds = [] if self.positions is None else [self.positions - reserved]
+        bounds += [] if self.max_length is None else [self.max_length]
+        return min(bounds, default=None)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How text is generated. Greedy unless said otherwise."""
+
+    beams: int = 1
+    """Beams of the search; 1 is greedy."""
+    max_new_tokens: int = 128
+    """The most tokens generated."""
+    sample: bool = False
+    """Draw each token instead of taking the likeliest."""
+    temperature: float = 1.0
+    """Divides the logits before sampling."""
+    top_p: float = 1.0
+    """Sample from the likeliest tokens that together have this probability."""
+    length_penalty: float = 1.0
+    """Exponent of the length that a beam's score is divided by."""
+    decode_seed: int = 0
+    """Seed of the sampling."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model makes of a table.
+
+    Args:
+        loss: mean cross-entropy over the labels (tokens, words or texts).
+        answers: one answer a row; None when only the loss was asked for.
+    """
+
+    loss: float
+    answers: list[Any] | None
+
+
+@dataclass(frozen=True)
+class Task(abc.ABC):
+    """One task family. Its fields are stored with a prefix, so that evaluation needs nothing but the prefix folder."""
+
+    kind: ClassVar[str]
+    required: ClassVar[tuple[str, ...]]
+    optional: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    @abc.abstractmethod
+    def learn(cls, table: Table, **options: Any) -> Self:
+        """The task as the training rows define it (its labels)."""
+
+    @classmethod
+    def from_metadata(cls, metadata: dict[str, Any]) -> Self:
+        """The task a prefix folder describes."""
+        fields = {key: value for key, value in metadata.items() if key != "kind"}
+        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()})
+
+    def metadata(self) -> dict[str, Any]:
+        """Everything `from_metadata` needs, ready for JSON."""
+        return {"kind": self.kind, **asdict(self)}
+
+    @abc.abstractmethod
+    def prepared(self, table: Table) -> Table:
+        """The table checked against this task and brought to its column types; a `DataError` names the row."""
+
+    @property
+    @abc.abstractmethod
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics."""
+
+    @property
+    @abc.abstractmethod
+    def chooses(self) -> str:
+        """The metric (or "loss") that chooses the best checkpoint unless the user says otherwise."""
+
+    @abc.abstractmethod
+    def model_class(self, config: PretrainedConfig) -> Any:
+        """The `AutoModelFor...` class that loads the base model."""
+
+    def model_options(self) -> dict[str, Any]:
+        """Keyword arguments of `from_pretrained`: the labels, where there is a new head."""
+        return {}
+
+    @abc.abstractmethod
+    def features(
+        self, table: Table, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, window: Window
+    ) -> list[Feature]:
+        """Training examples, one a row, unpadded."""
+
+    @abc.abstractmethod
+    def collator(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:
+        """What pads a list of features into a batch."""
+
+    @abc.abstractmethod
+    def shifted(self, model: PreTrainedModel) -> bool:
+        """Whether the logits at position t predict the label at t + 1."""
+
+    @abc.abstractmethod
+    def predict(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, table: Table, window: Window, *,
+        batch_size: int, decoding: Decoding, answered: bool,
+    ) -> Prediction:  # fmt: skip
+        """The loss on the prepared `table` and, when `answered`, one answer a row (a source for text to text)."""
+
+    @abc.abstractmethod
+    def score(self, answers: Sequence[Any], table: Table) -> dict[str, float]:
+        """The metrics of `answers`, one a row of the prepared `table`. Fractions, except BLEU and chrF (0 to 100)."""
+
+
+@dataclass(frozen=True)
+class HeadTask(Task):
+    """A task whose answers are read off the logits of a new head."""
+
+    @abc.abstractmethod
+    def answers(self, logits: torch.Tensor, features: Sequence[Feature]) -> list[Any]:
+        """What the model answers to `features`, from its padded logits."""
+
+    def shifted(self, model: PreTrainedModel) -> bool:
+        return False
+
+    @property
+    def chooses(self) -> str:
+        return self.metrics[0]
+
+    def predict(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, table: Table, window: Window, *,
+        batch_size: int, decoding: Decoding, answered: bool,
+    ) -> Prediction:  # fmt: skip
+        features = self.features(table, model, tokenizer, window)
+        found: list[Any] = [None] * len(features)
+        total, count = 0.0, 0
+        for rows, logits, labels in batch_logits(model, features, self.collator(model, tokenizer), batch_size):
+            loss, labelled = token_losses(logits, labels, shifted=False)
+            total, count = total + float(loss), count + int(labelled)
+            for row, answer in zip(rows, self.answers(logits, [features[r] for r in rows]), strict=True):
+                found[row] = answer
+        return Prediction(loss=total / max(count, 1), answers=found if answered else None)
+
+
+def batches_by_length(features: Sequence[Feature], batch_size: int) -> Iterator[list[int]]:
+    """Indices of `features` in batches of similar length, the longest first (so that memory runs out at once)."""
+    order = sorted(range(len(features)), key=lambda index: -len(features[index]["input_ids"]))
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def batch_logits(
+    model: PreTrainedModel, features: Sequence[Feature], collate: Any, batch_size: int
+) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+    """For each batch: the rows' indices, their logits and their padded labels. The model is put back as it was."""
+    import torch
+
+    training = model.training
+    model.eval()
+    try:
+        for rows in batches_by_length(features, batch_size):
+            batch = {key: value.to(model.device) for key, value in collate([features[row] for row in rows]).items()}
+            labels = batch.pop("labels")
+            with torch.no_grad():
+                yield rows, model(**batch).logits, labels
+    finally:
+        model.train(training)
+
+
+def token_losses(logits: torch.Tensor, labels: torch.Tensor, *, shifted: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """The summed cross-entropy and the number of labels that count.
+
+    Args:
+        logits: `[B, T, V]`, or `[B, C]` with one label a row.
+        labels: `[B, T]` or `[B]`, `IGNORED` where nothing is to be predicted.
+        shifted: the logits at position t predict the label at t + 1 (decoders).
+    """
+    import torch.nn.functional as F
+
+    if shifted:
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    labels = labels.to(logits.device)
+    flat = logits.reshape(-1, logits.shape[-1]).float()
+    total = F.cross_entropy(flat, labels.reshape(-1), ignore_index=IGNORED, reduction="sum")
+    return total, labels.ne(IGNORED).sum()
+
+
+def label_name(value: Any, where: str) -> str:
+    """A label as the string it is stored under, so that 1 in JSON and "1" in CSV are one label."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and not value.is_integer():
+        raise DataError(f"{where}: the label {value!r} is a number, not a class; classification predicts classes")
+    name = str(int(value)) if isinstance(value, float) else str(value).strip()
+    if not name:
+        raise DataError(f"{where}: the label is empty")
+    return name
+
+
+def ordered_labels(names: set[str]) -> tuple[str, ...]:
+    """Labels in numeric order when all are whole numbers, else in alphabetical order."""
+    if all(name.lstrip("-").isdigit() for name in names):
+        return tuple(sorted(names, key=int))
+    return tuple(sorted(names))

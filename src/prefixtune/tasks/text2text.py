@@ -1,0 +1,187 @@
+"""Text to text: `source` -> `target`, on a decoder (loss on the target only) or an encoder-decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from prefixtune.errors import DataError, ModelError
+from prefixtune.tasks.readers import Table
+from prefixtune.tasks.decoding import generate, reserve
+from prefixtune.tasks.task import (
+    IGNORED,
+    Decoding,
+    Feature,
+    Prediction,
+    Task,
+    Window,
+    batch_logits,
+    token_losses,
+)
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Text2Text(Task):
+    """One text from another.
+
+    Args:
+        separator: what stands between source and target on a decoder.
+        max_target_length: the most target tokens trained on, the end token included; None: no bound.
+    """
+
+    separator: str = "\n"
+    max_target_length: int | None = None
+
+    kind: ClassVar[str] = "text2text"
+    required: ClassVar[tuple[str, ...]] = ("source", "target")
+
+    @classmethod
+    def learn(cls, table: Table, **options: Any) -> Self:
+        table.require(cls.required)
+        return cls(separator=options.get("separator", "\n"), max_target_length=options.get("max_target_length"))
+
+    def prepared(self, table: Table) -> Table:
+        """Rows of one string `source` and one string `target`: a list of targets becomes one row each."""
+        table.require(self.required)
+        rows, lines = [], []
+        for index, row in enumerate(table.rows):
+            where = table.where(index)
+            targets = row["target"] if isinstance(row["target"], list) else [row["target"]]
+            if not targets:
+                raise DataError(f"{where}: the list of targets is empty")
+            for target in targets:
+                rows.append({"source": _text(row["source"], where), "target": _text(target, where)})
+                lines.append(table.lines[index])
+        return Table(table.name, rows, lines)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return ("bleu", "chrf", "rouge1", "rouge2", "rougeL")
+
+    @property
+    def chooses(self) -> str:
+        return "loss"  # generating the development set at every evaluation would take longer than training
+
+    def model_class(self, config: PretrainedConfig) -> Any:
+        from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+        return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+
+    def features(
+        self, table: Table, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, window: Window
+    ) -> list[Feature]:
+        targets = self._targets(table, tokenizer)
+        if model.config.is_encoder_decoder:
+            sources = self.prompts([row["source"] for row in table.rows], model, tokenizer, window)
+            return [{"input_ids": s, "labels": t} for s, t in zip(sources, targets, strict=True)]
+        longest = max(len(target) for target in targets)
+        if (room := window.inputs(reserved=longest)) is not None and room < 1:
+            raise DataError(
+                f"{table.name}: a target has {longest} tokens but the model has room for {window.positions} beside the "
+                f"prefix; cut targets with --max-target-length"
+            )
+        features = []
+        for row, target in zip(table.rows, targets, strict=True):
+            # The source is cut to what its own target leaves, so that a target is never cut by its source.
+            (source,) = self.prompts([row["source"]], model, tokenizer, window, reserved=len(target))
+            features.append({"input_ids": source + target, "labels": [IGNORED] * len(source) + target})
+        return features
+
+    def prompts(
+        self, sources: Sequence[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, window: Window,
+        reserved: int = 0,
+    ) -> list[list[int]]:  # fmt: skip
+        """Token ids of the inputs, exactly as training saw them; a source that is too long is cut at its end."""
+        if model.config.is_encoder_decoder:
+            limit = window.inputs()
+            return tokenizer(list(sources), truncation=limit is not None, max_length=limit)["input_ids"]
+        limit = window.inputs(reserved)
+        after = tokenizer(self.separator, add_special_tokens=False)["input_ids"]
+        prompts = []
+        for source, whole in zip(sources, self._undivided(sources, tokenizer), strict=True):
+            if limit is not None and len(whole) > limit:
+                cut = tokenizer(source, truncation=True, max_length=max(limit - len(after), 1))["input_ids"]
+                whole = _without_end(cut, tokenizer)[: max(limit - len(after), 0)] + after
+            prompts.append(whole)
+        return prompts
+
+    def _undivided(self, sources: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+        encoded = tokenizer([source + self.separator for source in sources])["input_ids"]
+        return [_without_end(ids, tokenizer) for ids in encoded]
+
+    def _targets(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+        if tokenizer.eos_token_id is None:
+            raise ModelError("the tokenizer has no end token, so generation could not learn to stop; set eos_token")
+        encoded = tokenizer(text_target=[row["target"] for row in table.rows], add_special_tokens=False)["input_ids"]
+        keep = None if self.max_target_length is None else self.max_target_length - 1
+        return [ids[:keep] + [tokenizer.eos_token_id] for ids in encoded]
+
+    def collator(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:
+        from transformers import DataCollatorForSeq2Seq
+
+        # Given the model, the collator also shifts the labels into decoder inputs (encoder-decoders only).
+        seq2seq = model if model.config.is_encoder_decoder else None
+        return DataCollatorForSeq2Seq(tokenizer, model=seq2seq, label_pad_token_id=IGNORED)
+
+    def shifted(self, model: PreTrainedModel) -> bool:
+        return not model.config.is_encoder_decoder
+
+    def predict(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, table: Table, window: Window, *,
+        batch_size: int, decoding: Decoding, answered: bool,
+    ) -> Prediction:  # fmt: skip
+        """The loss over every row; the answers, one for each different source, in order of appearance."""
+        features = self.features(table, model, tokenizer, window)
+        total, count = 0.0, 0
+        for _, logits, labels in batch_logits(model, features, self.collator(model, tokenizer), batch_size):
+            loss, labelled = token_losses(logits, labels, shifted=self.shifted(model))
+            total, count = total + float(loss), count + int(labelled)
+        answers = None
+        if answered:
+            prompts = self.prompts(
+                list(grouped(table)), model, tokenizer, window, reserved=reserve(model, window, decoding)
+            )
+            answers = generate(model, tokenizer, prompts, window, decoding, batch_size)
+        return Prediction(loss=total / max(count, 1), answers=answers)
+
+    def score(self, answers: Sequence[str], table: Table) -> dict[str, float]:
+        """BLEU and chrF (sacrebleu, 0 to 100), ROUGE F-measures (0 to 1, the best reference counts)."""
+        import sacrebleu
+        from rouge_score import rouge_scorer
+
+        references = list(grouped(table).values())
+        # sacrebleu wants the i-th reference of every text; None where a text has fewer.
+        most = max(len(refs) for refs in references)
+        columns = [[refs[i] if i < len(refs) else None for refs in references] for i in range(most)]
+        scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+        rouge = [scorer.score_multi(refs, answer) for refs, answer in zip(references, answers, strict=True)]
+        return {
+            "bleu": sacrebleu.corpus_bleu(list(answers), columns).score,
+            "chrf": sacrebleu.corpus_chrf(list(answers), columns).score,
+            **{name: sum(row[name].fmeasure for row in rouge) / len(rouge) for name in ("rouge1", "rouge2", "rougeL")},
+        }
+
+
+def grouped(table: Table) -> dict[str, list[str]]:
+    """`{source: its references}`: rows of one source are references of one text."""
+    groups: dict[str, list[str]] = {}
+    for row in table.rows:
+        groups.setdefault(row["source"], []).append(row["target"])
+    return groups
+
+
+def _text(value: Any, where: str) -> str:
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return " ".join(value)  # an article given as its sentences
+    if isinstance(value, dict | list):
+        raise DataError(f"{where}: expected a text, got {str(value)[:60]!r}")
+    return str(value)
+
+
+def _without_end(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Some tokenizers end every text; the target is to follow the source instead."""
+    return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids

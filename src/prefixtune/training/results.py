@@ -1,0 +1,195 @@
+"""The result folder: what a run leaves behind, each file written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prefixtune.errors import CheckpointError, ConfigError
+
+CHECKPOINTS = "checkpoints"
+RUN = "run.yaml"
+RECORD = "run.json"
+METRICS = "metrics.json"
+HISTORY = "log_history.jsonl"
+PLOT = "training.png"
+FREE = ("output", "report_to", "keep_checkpoints", "eval_batch_size")
+"""Settings that may change when a run is resumed: they do not reach its numbers."""
+_LIBRARIES = (
+    "prefixtune", "torch", "transformers", "accelerate", "datasets", "safetensors", "sacrebleu", "rouge-score",
+    "seqeval", "scikit-learn", "numpy",
+)  # fmt: skip
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: to a temporary name in the same folder, then renamed over."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`value` as indented JSON."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def is_finished(output: Path) -> bool:
+    """Whether a run has come to its end in this folder."""
+    return (output / METRICS).is_file() and (output / RUN).is_file()
+
+
+def open_folder(output: Path, *, resume: bool) -> None:
+    """Refuse a folder that this run must not write to; a `ConfigError` says what to do."""
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"--output {output} is a file; expected a folder")
+    if not output.is_dir() or not any(output.iterdir()):
+        return
+    if not (output / RUN).is_file():
+        raise ConfigError(f"--output {output} is not empty and holds no run; choose another folder")
+    if not resume:
+        raise ConfigError(f"--output {output} already holds a run; continue it with --resume or choose another folder")
+
+
+def check_same_run(output: Path, settings: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """A resumed run must be the run that was begun; a `ConfigError` names the first setting that differs."""
+    try:
+        stored = yaml.safe_load((output / RUN).read_text(encoding="utf-8"))
+        record = json.loads((output / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{output} holds no readable {RUN} and {RECORD} ({error}); start in another folder") from error
+    for key in sorted({*stored, *settings} - set(FREE)):
+        if stored.get(key) != settings.get(key):
+            raise ConfigError(
+                f"--resume: {key} is {settings.get(key)!r} but the run in {output} has {stored.get(key)!r}; "
+                "resume with the same settings, or start another run in another folder"
+            )
+    for role, facts in data.items():
+        if record["data"].get(role) != facts:
+            raise ConfigError(f"--resume: the {role} data changed since the run in {output} began; start another run")
+
+
+def record_run(
+    output: Path, settings: Mapping[str, Any], data: Mapping[str, Any], command: Sequence[str], facts: Mapping[str, Any]
+) -> None:
+    """Write `run.yaml` (runnable as it is) and `run.json` (with versions, data digests and the command)."""
+    write_json(
+        output / RECORD,
+        {
+            "command": list(command),
+            "settings": dict(settings),
+            "seed": settings["seed"],
+            "data": dict(data),
+            "versions": versions(),
+            **facts,
+        },
+    )
+    header = "# One run of prefixtune, whole: prefixtune train run.yaml --output ANOTHER_FOLDER\n"
+    write_text(output / RUN, header + yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of every library that reaches a number."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def read_metrics(output: Path) -> dict[str, Any]:
+    """What a finished run measured."""
+    try:
+        return json.loads((output / METRICS).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{output / METRICS} is not valid JSON ({error})") from error
+
+
+def stored_parameters(output: Path) -> int:
+    """How many numbers the saved prefix holds."""
+    from safetensors import safe_open
+
+    with safe_open(output / "prefix.safetensors", framework="pt") as file:
+        return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())
+
+
+def digest(path: str) -> str | None:
+    """SHA-256 of a data file; None for a data set of the hub."""
+    if not Path(path).is_file():
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def last_checkpoint(output: Path) -> Path | None:
+    """The newest training checkpoint that was written to its end; half-written ones (a kill) are removed."""
+    folders = (output / CHECKPOINTS).glob("checkpoint-*")
+    for folder in sorted(folders, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+        try:  # Trainer writes this file last
+            json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            shutil.rmtree(folder)
+        else:
+            return folder
+    return None
+
+
+def write_history(output: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Trainer's log, one JSON object a line."""
+    write_text(output / HISTORY, "".join(json.dumps(entry) + "\n" for entry in history))
+
+
+def plot(output: Path, history: Sequence[Mapping[str, Any]], metric: str | None) -> bool:
+    """Training and development loss, and the metric, over steps. False, and one line, without matplotlib."""
+    try:
+        import matplotlib
+    except ImportError:
+        print("no plot: matplotlib is not installed (pip install prefixtune[plots])", file=sys.stderr)
+        return False
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, left = pyplot.subplots(figsize=(7, 4))
+    for key, label, style in (("loss", "training loss", "C0-"), ("eval_loss", "development loss", "C1o-")):
+        points = [(entry["step"], entry[key]) for entry in history if key in entry]
+        if points:
+            left.plot(*zip(*points, strict=True), style, label=label, markersize=3)
+    left.set_xlabel("step")
+    left.set_ylabel("loss")
+    points = [(entry["step"], entry[f"eval_{metric}"]) for entry in history if f"eval_{metric}" in entry]
+    if points and metric != "loss":
+        right = left.twinx()
+        right.plot(*zip(*points, strict=True), "C2s-", label=f"development {metric}", markersize=3)
+        right.set_ylabel(metric)
+    figure.legend(loc="upper center", ncols=3, frameon=False)
+    temporary = output / f".{PLOT}.tmp.png"
+    figure.savefig(temporary, dpi=120)
+    pyplot.close(figure)
+    os.replace(temporary, output / PLOT)
+    return True
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
