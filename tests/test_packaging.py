@@ -10,6 +10,8 @@ from fnmatch import fnmatch
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import prefixtune
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "prefixtune"
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -35,13 +37,14 @@ def declared() -> set[str]:
 
 def third_party_imports() -> set[str]:
     names = set()
-    for path in SOURCE.rglob("*.py"):
+    files = [path for folder in ("src", "tests", "scripts", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    for path in files:
         for node in ast.walk(ast.parse(path.read_text(), str(path))):
             if isinstance(node, ast.Import):
                 names |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
                 names.add(node.module.partition(".")[0])
-    return names - set(sys.stdlib_module_names) - {"prefixtune"}
+    return names - set(sys.stdlib_module_names) - {"prefixtune"} - {path.stem for path in (ROOT / "tests").glob("*.py")}
 
 
 def test_every_import_is_of_a_declared_dependency() -> None:
@@ -50,6 +53,10 @@ def test_every_import_is_of_a_declared_dependency() -> None:
         name for name in third_party_imports() if not {distribution(d) for d in installed.get(name, [])} & declared()
     }
     assert undeclared == set()
+
+
+def test_the_version_is_written_once_for_each_reader() -> None:
+    assert PROJECT["version"] == prefixtune.__version__
 
 
 def test_every_declared_dependency_is_pinned_to_one_version() -> None:
