@@ -45,6 +45,8 @@ def load(model_id: str | None, directories: Mapping[str, str], *, dtype: str = "
         CheckpointError: a folder holds no prefix, or one of another base model.
         ConfigError: the prefixes need different heads.
     """
+    import torch
+
     from prefixtune.checkpoint import local_folder, read_config
 
     folders = {name: local_folder(directory) for name, directory in directories.items()}
@@ -61,7 +63,7 @@ def load(model_id: str | None, directories: Mapping[str, str], *, dtype: str = "
         model_id = next(iter(configs.values()))["base_model"]["name"]
     first = next((task for task in kinds.values() if task is not None), None)
     model, tokenizer = load_base(model_id, first, dtype=dtype)
-    model = model.to(_device())
+    torch.nn.Module.to(model, _device())
     for name, folder in folders.items():
         pt.load(model, folder, name=name)
     longest = max((positions_taken(model, name) for name in directories), default=0)
@@ -99,6 +101,7 @@ def evaluate(
             f"the prefix {name!r} does not say which task it was trained for, so it cannot be scored; "
             "train it with `prefixtune train`, or use the library's metrics on its answers"
         )
+    task.check_libraries()
     prepared = task.prepared(table)
     with pt.using(loaded.model, name):
         found = task.predict(

@@ -15,6 +15,7 @@ def describe(directory: str) -> dict[str, str]:
 
     header, tensors = read_prefix(local_folder(directory))
     base, metadata = header["base_model"], header["metadata"]
+    head = sorted(key.removeprefix("head.") for key in tensors if key.startswith("head."))
     rows = {
         "name": header["name"],
         "method": header["method"],
@@ -22,7 +23,7 @@ def describe(directory: str) -> dict[str, str]:
         "lengths": _lengths(header["slots"]),
         "position offset": ", ".join(f"{site} {offset}" for site, offset in header["position_offset"].items()),
         "stored parameters": f"{sum(tensor.numel() for tensor in tensors.values()):,}",
-        "task head": ", ".join(sorted(key.removeprefix("head.") for key in tensors if key.startswith("head."))) or "none",
+        "task head": ", ".join(head) or "none",
         "base model": f"{base['name']} ({base['model_type']})",
         "base fingerprint": ", ".join(f"{dtype} {digest[:12]}" for dtype, digest in base["fingerprints"].items()),
         "written by": f"prefixtune {header['prefixtune_version']}",

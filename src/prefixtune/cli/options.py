@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import docstring_parser
 import yaml
-from cyclopts import Parameter, Token
+from cyclopts import Group, Parameter, Token
 from cyclopts.argument import ArgumentCollection
 
 from prefixtune.errors import ConfigError, near_miss
@@ -20,7 +20,7 @@ from prefixtune.errors import ConfigError, near_miss
 _SCALARS = (int, float, str, bool, type(None))
 
 
-def parameters_of(config: type, group: str) -> list[inspect.Parameter]:
+def parameters_of(config: type, group: Group) -> list[inspect.Parameter]:
     """One keyword parameter for every field of the dataclass `config`, its attribute docstring as its help."""
     hints = typing.get_type_hints(config)
     docs = _attribute_docs(config)
@@ -29,7 +29,7 @@ def parameters_of(config: type, group: str) -> list[inspect.Parameter]:
         shape = {} if _is_scalar(hints[field.name]) else _structured(hints[field.name])
         option = Parameter(help=docs.get(field.name), group=group, **shape)
         default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
-        annotation = Annotated[hints[field.name], option]
+        annotation: Any = Annotated.__class_getitem__((hints[field.name], option))  # type: ignore[attr-defined]
         kind = inspect.Parameter.KEYWORD_ONLY
         found.append(inspect.Parameter(field.name, kind, default=default, annotation=annotation))
     return found

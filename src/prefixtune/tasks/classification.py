@@ -29,6 +29,7 @@ class Classification(HeadTask):
 
     kind: ClassVar[str] = "classification"
     required: ClassVar[tuple[str, ...]] = ("text", "label")
+    libraries: ClassVar[tuple[str, ...]] = ("sklearn",)
     optional: ClassVar[tuple[str, ...]] = ("text_pair",)
 
     @classmethod

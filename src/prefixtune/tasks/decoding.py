@@ -57,7 +57,8 @@ def generate_batch(
                 f"a prompt has {width} tokens, but the model has room for {window.positions} beside the prefix, "
                 "the answer included; shorten the prompt or use a shorter prefix"
             )
-    out = model.generate(
+    generator: Any = model  # generation is a mixin that the base class of all models does not know
+    out = generator.generate(
         input_ids=ids.to(model.device), attention_mask=mask.to(model.device), max_new_tokens=most,
         **_generation_options(model, tokenizer, decoding),
     )  # fmt: skip

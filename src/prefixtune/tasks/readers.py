@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefixtune.errors import DataError, near_miss
 
@@ -157,7 +157,7 @@ def _read_json(text: str, path: Path) -> Numbered:
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not valid JSON ({error.msg} at column {error.colno})") from error
     if not isinstance(rows, list):
-        raise DataError(f"{path}: expected a list of objects, got one {type(rows).__name__} (one object a line: .jsonl)")
+        raise DataError(f"{path}: expected a list of objects, got one {type(rows).__name__} (one a line: .jsonl)")
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise DataError(f"{path}, item {number}: expected an object, got a {type(row).__name__}")
@@ -173,7 +173,7 @@ def _read_tsv(text: str, path: Path) -> Numbered:
     return _delimited(text, path, delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
-def _delimited(text: str, path: Path, *, delimiter: str, quoting: int) -> Numbered:
+def _delimited(text: str, path: Path, *, delimiter: str, quoting: Literal[0, 3]) -> Numbered:
     reader = csv.reader(io.StringIO(text), delimiter=delimiter, quoting=quoting, strict=True)
     numbered: Numbered = []
     header: list[str] | None = None

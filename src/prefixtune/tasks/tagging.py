@@ -36,6 +36,7 @@ class Tagging(HeadTask):
 
     kind: ClassVar[str] = "tagging"
     required: ClassVar[tuple[str, ...]] = ("tokens", "tags")
+    libraries: ClassVar[tuple[str, ...]] = ("seqeval",)
 
     @classmethod
     def learn(cls, table: Table, **options: Any) -> Self:

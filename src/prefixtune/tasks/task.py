@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import abc
+import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from prefixtune.errors import DataError
+from prefixtune.errors import ConfigError, DataError
 from prefixtune.tasks.readers import Table
 
 if TYPE_CHECKING:
@@ -78,6 +79,16 @@ class Task(abc.ABC):
     kind: ClassVar[str]
     required: ClassVar[tuple[str, ...]]
     optional: ClassVar[tuple[str, ...]] = ()
+    libraries: ClassVar[tuple[str, ...]]
+    """Modules that `score` imports; they come with the extra `metrics`."""
+
+    def check_libraries(self) -> None:
+        """A `ConfigError` before the work begins, rather than after it, when a metric's library is not installed."""
+        missing = [name for name in self.libraries if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ConfigError(
+                f"the metrics of {self.kind} need {', '.join(missing)}: pip install 'prefixtune[metrics]'"
+            )
 
     @classmethod
     @abc.abstractmethod

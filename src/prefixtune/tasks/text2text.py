@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from prefixtune.errors import DataError, ModelError
-from prefixtune.tasks.readers import Table
 from prefixtune.tasks.decoding import generate, reserve
+from prefixtune.tasks.readers import Table
 from prefixtune.tasks.task import (
     IGNORED,
     Decoding,
@@ -38,6 +38,7 @@ class Text2Text(Task):
 
     kind: ClassVar[str] = "text2text"
     required: ClassVar[tuple[str, ...]] = ("source", "target")
+    libraries: ClassVar[tuple[str, ...]] = ("sacrebleu", "rouge_score")
 
     @classmethod
     def learn(cls, table: Table, **options: Any) -> Self:
@@ -156,7 +157,7 @@ class Text2Text(Task):
         references = list(grouped(table).values())
         # sacrebleu wants the i-th reference of every text; None where a text has fewer.
         most = max(len(refs) for refs in references)
-        columns = [[refs[i] if i < len(refs) else None for refs in references] for i in range(most)]
+        columns: Any = [[refs[i] if i < len(refs) else None for refs in references] for i in range(most)]
         scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
         rouge = [scorer.score_multi(refs, answer) for refs, answer in zip(references, answers, strict=True)]
         return {

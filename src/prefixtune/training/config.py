@@ -74,7 +74,7 @@ class RunConfig:
     """'token_mean', or 'sentence_sum': summed over a sentence's tokens, averaged over sentences (Prefix-Tuning)."""
 
     lr: float = 5e-3
-    """Peak learning rate. Free prefixes like 5e-3 to 3e-2; prefix_tuning (with its MLP) 5e-5 with --loss sentence_sum."""
+    """Peak learning rate: 5e-3 to 3e-2 for free prefixes; 5e-5 with --loss sentence_sum for prefix_tuning's MLP."""
 
     epochs: float = 10.0
     """Passes over the training data."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import shutil
@@ -75,7 +74,7 @@ def check_same_run(output: Path, settings: Mapping[str, Any], data: Mapping[str,
         stored = yaml.safe_load((output / RUN).read_text(encoding="utf-8"))
         record = json.loads((output / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{output} holds no readable {RUN} and {RECORD} ({error}); start in another folder") from error
+        raise CheckpointError(f"{output} holds no readable {RUN} and {RECORD} ({error}); use another folder") from error
     for key in sorted({*stored, *settings} - set(FREE)):
         if stored.get(key) != settings.get(key):
             raise ConfigError(
@@ -125,14 +124,6 @@ def read_metrics(output: Path) -> dict[str, Any]:
         raise CheckpointError(f"{output / METRICS} is not valid JSON ({error})") from error
 
 
-def stored_parameters(output: Path) -> int:
-    """How many numbers the saved prefix holds."""
-    from safetensors import safe_open
-
-    with safe_open(output / "prefix.safetensors", framework="pt") as file:
-        return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())
-
-
 def digest(path: str) -> str | None:
     """SHA-256 of a data file; None for a data set of the hub."""
     if not Path(path).is_file():
@@ -177,7 +168,7 @@ def plot(output: Path, history: Sequence[Mapping[str, Any]], metric: str | None)
     left.set_xlabel("step")
     left.set_ylabel("loss")
     points = [(entry["step"], entry[f"eval_{metric}"]) for entry in history if f"eval_{metric}" in entry]
-    if points and metric != "loss":
+    if points and metric is not None and metric != "loss":
         right = left.twinx()
         right.plot(*zip(*points, strict=True), "C2s-", label=f"development {metric}", markersize=3)
         right.set_ylabel(metric)

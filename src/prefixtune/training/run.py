@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import sys
@@ -66,6 +67,8 @@ def train(config: RunConfig, method: Method, *, resume: bool = False, command: S
     output = Path(config.output)
     results.open_folder(output, resume=resume)
     task, data = read_data(config)
+    if data.eval is not None or data.test is not None:
+        task.check_libraries()
     metric = chosen_metric(config, task)
     settings = {**config.settings(), **method.options()}
     digests = _digests(config, data)
@@ -149,6 +152,8 @@ def build_trainer(config: RunConfig, bench: Bench, metric: str | None) -> Prefix
 
 
 def _trainer_options(config: RunConfig, metric: str | None) -> dict[str, Any]:
+    import torch
+
     when = "epoch" if config.eval_every is None else "steps"
     chooses: dict[str, Any] = {}
     if metric is not None:
@@ -171,16 +176,25 @@ def _trainer_options(config: RunConfig, metric: str | None) -> dict[str, Any]:
         "seed": config.seed,
         "bf16": config.precision == "bf16",
         "fp16": config.precision == "fp16",
-        "gradient_checkpointing": config.gradient_checkpointing,
+        **_checkpointing(config.gradient_checkpointing),
         "logging_steps": config.logging_steps,
         "save_strategy": when,
         "save_steps": config.eval_every or 500,
         "save_total_limit": 1,
         "report_to": config.report_to.split(","),
         "remove_unused_columns": False,
+        "dataloader_pin_memory": torch.accelerator.is_available(),
         "label_names": ["labels"],
         **chooses,
     }
+
+
+def _checkpointing(wanted: bool) -> dict[str, bool]:
+    """Activation checkpointing under the name this version of transformers has for it (renamed after 5.16)."""
+    from transformers import TrainingArguments
+
+    names = {field.name for field in dataclasses.fields(TrainingArguments)}
+    return {"activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing": wanted}
 
 
 def _set_up(config: RunConfig, method: Method, task: Task, data: Data) -> Bench:
@@ -207,6 +221,8 @@ def _finish(
     config: RunConfig, method: Method, bench: Bench, trainer: PrefixTrainer, metric: str | None, seconds: float
 ) -> dict[str, Any]:
     """Score the best checkpoint, write the prefix and the metrics, and remove what is no longer needed."""
+    from prefixtune.checkpoint import read_config
+
     output, state, data = Path(config.output), trainer.state, bench.data
     scores = {
         role: _measure(config, bench, table)
@@ -227,7 +243,7 @@ def _finish(
         "metrics": found,
     }
     pt.save(bench.model, output, name=config.name, metadata=metadata)
-    parameters = {**_parameters(bench.model), "stored": results.stored_parameters(output)}
+    parameters = {**_parameters(bench.model), "stored": read_config(output)["stored_parameters"]}
     found["parameters"] = {**parameters, "stored_percent": 100 * parameters["stored"] / parameters["base"]}
     results.write_history(output, state.log_history)
     results.plot(output, state.log_history, metric)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer
@@ -74,8 +75,9 @@ class PrefixTrainer(Trainer):
         ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:  # fmt: skip
         """Scored by the judge, so that training and `prefixtune evaluate` can never disagree."""
-        assert self.judge is not None
+        assert self.judge is not None and isinstance(self.model, PreTrainedModel)
         scores = {f"{metric_key_prefix}_{name}": value for name, value in self.judge(self.model).items()}
+        nothing = np.empty(0)  # the judge keeps the answers to itself
         return EvalLoopOutput(
-            predictions=None, label_ids=None, metrics=scores, num_samples=len(dataloader.dataset)
+            predictions=nothing, label_ids=None, metrics=scores, num_samples=len(dataloader.dataset)
         )
