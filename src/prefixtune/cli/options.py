@@ -78,7 +78,7 @@ def defaults_from(settings: Mapping[str, Any], source: str) -> Callable[..., Non
             if key not in known:
                 raise ConfigError(f"{source}: unknown key {key!r}{near_miss(key, _long(known))}")
             argument = known[key]
-            if not argument.tokens:
+            if not argument.tokens and value != argument.field_info.default:
                 argument.append(Token(keyword=key, value=_word(value), source=source))
 
     return apply
