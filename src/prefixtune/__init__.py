@@ -1,8 +1,8 @@
 """prefixtune: adapt a frozen transformer with a prefix, a few learned key/value vectors in every layer.
 
-    model = pt.attach(model, pt.PrefixTuning(length=10))
-    ...train...
-    pt.save(model, "my-prefix")
+model = pt.attach(model, pt.PrefixTuning(length=10))
+...train...
+pt.save(model, "my-prefix")
 """
 
 from __future__ import annotations

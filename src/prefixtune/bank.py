@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import Enum
 from typing import Any, cast
 
 import torch
@@ -26,7 +27,12 @@ SEAM = "prefixtune_"
 """Attention functions are registered as `prefixtune_sdpa` and `prefixtune_eager`."""
 
 Watcher = Callable[[Prefix, Slot, AttentionCall], None]
-_ALL: Any = object()
+
+
+class Default(Enum):
+    """What is chosen outside `using`: the prefix that came last. An enum, because its members survive a deep copy."""
+
+    NEWEST = "newest"
 
 
 class Bank(nn.Module):
@@ -41,7 +47,7 @@ class Bank(nn.Module):
         self.watchers: list[Watcher] = []
         self.undo: list[Callable[[], object]] = []
         self.configs: list[tuple[Any, str | None, str]] = []  # config, its own attention, ours
-        self._chosen: Sequence[str | None] | str | None = _ALL
+        self._chosen: Sequence[str | None] | str | Default | None = Default.NEWEST
         self._chooser_thread: int | None = None
 
     @property
@@ -78,7 +84,9 @@ class Bank(nn.Module):
         """Use a prefix for every row, or one for each; None is the bare base model."""
         thread = threading.get_ident()
         if self._chooser_thread not in (None, thread):
-            raise ConfigError("another thread is inside using(model, ...); run one batch at a time, with a prefix a row")
+            raise ConfigError(
+                "another thread is inside using(model, ...); run one batch at a time, with a prefix a row"
+            )
         for name in [chosen] if chosen is None or isinstance(chosen, str) else chosen:
             if name is not None:
                 self.get(name)
@@ -105,7 +113,7 @@ class Bank(nn.Module):
 
         A batch that is a multiple of the names has them in runs: beams and returned sequences repeat each row.
         """
-        chosen = self.active if self._chosen is _ALL else self._chosen
+        chosen = self.active if isinstance(self._chosen, Default) else self._chosen
         if chosen is None or isinstance(chosen, str):
             return {chosen: None}
         if batch % len(chosen):
@@ -156,7 +164,9 @@ def _outer_name(key: str) -> str:
 def check_name(name: str) -> str:
     """`name`, if it can be a folder's name and cannot leave its folder."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}", name):
-        raise ConfigError(f"{name!r} cannot name a prefix; expected letters, digits, '-' and '_' (at most 128), e.g. 'e2e'")
+        raise ConfigError(
+            f"{name!r} cannot name a prefix; expected letters, digits, '-' and '_' (at most 128), e.g. 'e2e'"
+        )
     return name
 
 

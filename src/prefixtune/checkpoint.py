@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import MethodType
 from typing import Any, TypeVar
@@ -224,11 +225,17 @@ def replace_save_pretrained(model: PreTrainedModel) -> None:
     bank = bank_of(model)
     if "save_pretrained" in vars(model):
         return
-    vars(model)["save_pretrained"] = MethodType(_save_pretrained, model)
-    bank.undo.append(lambda: vars(model).pop("save_pretrained"))
+    _override(model, bank, "save_pretrained", MethodType(_save_pretrained, model))
     # Trainer warns of every base weight that a checkpoint of ours does not hold, unless it is told so.
-    vars(model)["_keys_to_ignore_on_save"] = [key for key in model.state_dict() if not key.startswith(f"{BANK}.")]
-    bank.undo.append(lambda: vars(model).pop("_keys_to_ignore_on_save"))
+    base_keys = [key for key in model.state_dict() if not key.startswith(f"{BANK}.")]
+    _override(model, bank, "_keys_to_ignore_on_save", base_keys)
+
+
+def _override(model: PreTrainedModel, bank: Bank, name: str, value: object) -> None:
+    """Set an attribute of this one model until detach."""
+    own = vars(model)
+    bank.undo.append(partial(setattr, model, name, own[name]) if name in own else partial(delattr, model, name))
+    own[name] = value
 
 
 def _save_pretrained(

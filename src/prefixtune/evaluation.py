@@ -84,9 +84,7 @@ def measure(
     batch_size: int, decoding: Decoding, answered: bool = True,
 ) -> dict[str, float]:  # fmt: skip
     """Loss and, when `answered`, the task's metrics on a prepared table. Training and `evaluate` both come here."""
-    found = task.predict(
-        model, tokenizer, table, room, batch_size=batch_size, decoding=decoding, answered=answered
-    )
+    found = task.predict(model, tokenizer, table, room, batch_size=batch_size, decoding=decoding, answered=answered)
     scores = {} if found.answers is None else task.score(found.answers, table)
     return {"loss": found.loss, **scores}
 
@@ -132,9 +130,7 @@ def generate(
     jobs = [(row, name) for row in range(len(prompts)) for name in names]
     tails = {name: _text_task(loaded, name) for name in names}
     keep = reserve(model, loaded.window, decoding)
-    ids = [
-        tails[name].prompts([prompts[row]], model, tokenizer, loaded.window, reserved=keep)[0] for row, name in jobs
-    ]
+    ids = [tails[name].prompts([prompts[row]], model, tokenizer, loaded.window, reserved=keep)[0] for row, name in jobs]
     answers: list[dict[str | None, str]] = [{} for _ in prompts]
     # Rows of one prompt stay together: a batch is a whole number of prompts.
     size = max(batch_size // len(names), 1) * len(names)

@@ -14,14 +14,17 @@ from transformers import PreTrainedModel
 from prefixtune.errors import ConfigError
 
 
-def head_names(model: PreTrainedModel) -> list[str]:
-    """The model's children that read out the base: what stands outside it in a model without a language-model head."""
+def head_names(model: PreTrainedModel, bank: str) -> list[str]:
+    """The model's children that read out the base: what stands outside it in a model without a language-model head.
+
+    `bank` is the name of the child that holds prefixes, which is neither.
+    """
     if model.get_output_embeddings() is not None or model.base_model is model:
         return []
     return [
         name
         for name, child in model.named_children()
-        if child is not model.base_model and next(child.parameters(), None) is not None
+        if child is not model.base_model and name != bank and next(child.parameters(), None) is not None
     ]
 
 
@@ -59,7 +62,9 @@ class HeadSwitch:
         outputs = [output[rows] if head is None else _some_rows(head, args, kwargs, rows) for head, rows in parts]
         if len({out.shape[1:] for out in outputs}) > 1:
             shapes = ", ".join(str(tuple(out.shape[1:])) for out in outputs)
-            raise ConfigError(f"the rows of one batch have heads of different sizes ({shapes}); run them in batches apart")
+            raise ConfigError(
+                f"the rows of one batch have heads of different sizes ({shapes}); run them in batches apart"
+            )
         order = torch.tensor([row for _, rows in parts for row in rows], device=output.device)
         return torch.cat(outputs)[torch.argsort(order)]
 

@@ -86,7 +86,9 @@ def text_keys_values(
         seen[names[paths[module], turn]] = (key[0].to(dtype), value[0].to(dtype))
 
     if model.main_input_name != "input_ids":
-        raise ConfigError(f"{type(model).__name__} reads {model.main_input_name}, not text; use init='random' or 'zeros'")
+        raise ConfigError(
+            f"{type(model).__name__} reads {model.main_input_name}, not text; use init='random' or 'zeros'"
+        )
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = ids

@@ -61,7 +61,9 @@ class Forward:
     cache: Cache | None
     turns: Counter[nn.Module] = field(default_factory=Counter)
     hidden: Tensor | None = None  # what the attention module now running reads, [B, T, d]
-    starts: dict[str, Tensor] = field(default_factory=dict)  # by slot: the hidden state of each row's first token, [B, d]
+    starts: dict[str, Tensor] = field(
+        default_factory=dict
+    )  # by slot: the hidden state of each row's first token, [B, d]
 
     def real(self, length: int) -> Tensor | None:
         """`[B, T]`: True where the `length` queries are text; None when that is everywhere."""
@@ -209,7 +211,7 @@ class Stack:
             now = self.running()
             if now is forward:  # the first time
                 return run(*inner)
-            with self.reopened(replace(forward, turns=Counter(turns), hidden=None)):
+            with self.reopened(replace(forward, turns=Counter(turns), hidden=None, starts={})):
                 return run(*inner)
 
         return function(rerun, *args)
@@ -334,7 +336,8 @@ def learned_positions(stack: nn.Module) -> int | None:
     tables = [
         module.num_embeddings - vars(module).get("offset", 0)  # OPT and BART keep two rows for themselves
         for name, module in stack.named_modules()
-        if isinstance(module, nn.Embedding) and any(part in name for part in ("wpe", "position_embed", "embed_position"))
+        if isinstance(module, nn.Embedding)
+        and any(part in name for part in ("wpe", "position_embed", "embed_position"))
     ]
     return min(tables, default=None)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from weakref import WeakSet
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prefixtune import architectures, geometry
@@ -56,12 +57,12 @@ def seat(model: PreTrainedModel) -> Bank:
         )
     if isinstance(model._modules.get(BANK), Bank):
         return bank_of(model)
+    before = _tiny_output(model)
     undo: list[Callable[[], object]] = []
     try:
         undo += architectures.adapt(model)
         bank = Bank(geometry.measure(model))
         bank.undo = undo
-        before = _tiny_output(model)
         same_kernel = model.config._attn_implementation_internal in ("sdpa", "eager")
         _take_seats(model, bank)
         if same_kernel:
@@ -74,7 +75,11 @@ def seat(model: PreTrainedModel) -> Bank:
 
 
 def unseat(model: PreTrainedModel) -> None:
-    """Take the bank, every seat, hook and name out again, and unfreeze what was not frozen before."""
+    """Take the bank, every seat, hook and name out again, and unfreeze what was not frozen before.
+
+    What undoes each step is kept as a partial over the objects themselves, so that a deep copy of the model undoes
+    its own.
+    """
     bank = bank_of(model)
     _run_backwards(bank.undo)
 
@@ -89,7 +94,7 @@ def _take_seats(model: PreTrainedModel, bank: Bank) -> None:
     _freeze(model, undo)
     geometry.register(SEAM, seam)
     _banks.add(bank)
-    undo.append(lambda: _leave_register(bank))
+    undo.append(partial(_leave_register, bank))
     for config in geometry.attention_configs(model):
         own = config._attn_implementation_internal
         # A config shared with another attached model already carries our name: its own kind is the rest of it.
@@ -97,12 +102,12 @@ def _take_seats(model: PreTrainedModel, bank: Bank) -> None:
         ours = SEAM + geometry.attention_kind(model, kind)
         bank.configs.append((config, kind, ours))
         config._attn_implementation_internal = ours
-    undo.append(lambda: _rename_back(bank))
+    undo.append(partial(_rename_back, bank))
     model.add_module(BANK, bank)
-    undo.append(lambda: model._modules.pop(BANK))
+    undo.append(partial(delattr, model, BANK))
     for path in dict.fromkeys(layer.stack for layer in bank.geometry.layers):
         _seat_stack(model, bank, path)
-    for name in head_names(model):
+    for name in head_names(model, BANK):
         handle = model.get_submodule(name).register_forward_hook(HeadSwitch(bank, name), with_kwargs=True)
         undo.append(handle.remove)
 
@@ -123,7 +128,12 @@ def _freeze(model: PreTrainedModel, undo: list[Callable[[], object]]) -> None:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)
-    undo.append(lambda: [parameter.requires_grad_(True) for parameter in trained])
+    undo.append(partial(_unfreeze, trained))
+
+
+def _unfreeze(parameters: list[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.requires_grad_(True)
 
 
 def _seat_stack(model: PreTrainedModel, bank: Bank, path: str) -> None:
@@ -137,7 +147,7 @@ def _seat_stack(model: PreTrainedModel, bank: Bank, path: str) -> None:
         attention = model.get_submodule(name)
         place = Seat(stack, [layer for layer in layers if layer.module == name])
         vars(attention)[SEAT] = place
-        bank.undo.append(lambda attention=attention: vars(attention).pop(SEAT))  # type: ignore[misc]
+        bank.undo.append(partial(delattr, attention, SEAT))
         bank.undo.append(attention.register_forward_pre_hook(place.note_hidden, with_kwargs=True).remove)
 
 
@@ -145,7 +155,7 @@ def install(model: PreTrainedModel, name: str, prefix: Prefix) -> None:
     """Put a prefix into a seated model under `name` and prove that it reaches every layer it has a slot for."""
     bank = bank_of(model)
     prefix.to(model.device)
-    bank.add(name, prefix, copy_heads(model, head_names(model)))
+    bank.add(name, prefix, copy_heads(model, head_names(model, BANK)))
     try:
         _prove(model, name)
     except BaseException:

@@ -12,13 +12,15 @@ from collections.abc import Callable
 from torch import nn
 from transformers import PreTrainedModel
 
+from prefixtune.geometry import attention_configs
+
 
 def adapt(model: PreTrainedModel) -> list[Callable[[], object]]:
     """Route the attention of `model` where its own code does not; returns what undoes it, in order."""
     undo: list[Callable[[], object]] = []
     for found in pkgutil.iter_modules(__path__):
         file = importlib.import_module(f"{__name__}.{found.name}")
-        if model.config.model_type in file.MODEL_TYPES:
+        if any(config.model_type in file.MODEL_TYPES for config in attention_configs(model)):
             undo += file.route(model)
     return undo
 

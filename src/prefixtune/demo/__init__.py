@@ -2,3 +2,24 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+from prefixtune.demo.plan import Plan
+
+__all__ = ["Plan", "run"]
+
+
+def run(output: str | os.PathLike[str] = "demo-output", plan: Plan | None = None) -> None:
+    """Run the demo and leave its data, prefixes, metrics and the picture of the gates in `output`.
+
+    Args:
+        output: a folder; what an earlier run of the demo left in it is replaced.
+        plan: how much is trained and tested; the default takes about two minutes on two cores.
+
+    Raises:
+        ConfigError: the MiniLM encoder, a metric or matplotlib is not installed; the line says what installs it.
+    """
+    from prefixtune.demo.story import tell
+
+    tell(Path(output), plan or Plan())

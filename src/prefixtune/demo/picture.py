@@ -44,7 +44,9 @@ def draw_gates(gates: Sequence[Sequence[float]], layer_gates: Sequence[float], t
 
     bars.barh(range(layers), layer_gates, color="#2171b5", height=0.62)
     for layer, value in enumerate(layer_gates):
-        bars.annotate(f"{value:.2f}", (max(value, 0.0), layer), (4, 0), textcoords="offset points", va="center", fontsize=9)
+        bars.annotate(
+            f"{value:.2f}", (max(value, 0.0), layer), (4, 0), textcoords="offset points", va="center", fontsize=9
+        )
     bars.set_xlim(min(0.0, *layer_gates) * 1.25, max(0.0, *layer_gates) * 1.3)
     bars.axvline(0, color="#999999", linewidth=0.8)
     bars.spines[:].set_visible(False)

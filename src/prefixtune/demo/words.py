@@ -58,8 +58,8 @@ CITIES = {
 ITEMS = {
     "train": (
         "violin", "box of lamps", "grey suitcase", "signed contract", "garden bench", "wedding dress", "coffee grinder",
-        "crate of oranges", "laptop", "landscape painting", "spare tyre", "typewriter", "wool blanket", "pair of bicycles",
-        "stack of maps", "microscope",
+        "crate of oranges", "laptop", "landscape painting", "spare tyre", "typewriter", "wool blanket",
+        "pair of bicycles", "stack of maps", "microscope",
     ),
     "test": (
         "cello", "case of wine", "passport", "rocking chair", "fur coat", "telescope", "tax return",

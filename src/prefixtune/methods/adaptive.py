@@ -144,7 +144,9 @@ class GatedPrefix(Prefix):
     def _states(self, call: AttentionCall) -> Tensor:
         """What alpha reads, `[B, T|1, d]`."""
         if call.hidden is None:
-            raise ConfigError(f"{type(call.module).__name__} was called without hidden states, which a token gate reads")
+            raise ConfigError(
+                f"{type(call.module).__name__} was called without hidden states, which a token gate reads"
+            )
         if self.reads == "first":
             assert call.start is not None  # the seam brings it for every prefix that reads 'first'
             return call.start[:, None]

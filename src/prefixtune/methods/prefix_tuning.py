@@ -63,7 +63,9 @@ class Reparametrisation(nn.Module):
         width, longest = slots[0].layer.hidden, max(slot.length for slot in slots)
         self.embedding = nn.Parameter(torch.randn(longest, width, dtype=dtype))  # P'
         self.inner = nn.Linear(width, hidden, dtype=dtype)
-        self.outer = nn.ModuleDict({str(slot.layer.index): nn.Linear(hidden, _width(slot), dtype=dtype) for slot in slots})
+        self.outer = nn.ModuleDict(
+            {str(slot.layer.index): nn.Linear(hidden, _width(slot), dtype=dtype) for slot in slots}
+        )
 
     def forward(self, slot: Slot) -> KeysValues:
         """Keys `[G, P, Dk]` and values `[G, P, Dv]` of one layer."""

@@ -69,14 +69,19 @@ class SeparatePrefix(Prefix):
         super().__init__(method, slots)
         self.free = FreeKeysValues(slots, start)
         self.factors = nn.ParameterDict(
-            {inner_name(slot): nn.Parameter(torch.zeros(slot.layer.heads, dtype=start[slot.key][0].dtype)) for slot in slots}
+            {
+                inner_name(slot): nn.Parameter(torch.zeros(slot.layer.heads, dtype=start[slot.key][0].dtype))
+                for slot in slots
+            }
         )
 
     def keys_values(self, slot: Slot) -> KeysValues:
         return self.free(slot)
 
     def attend(self, call: AttentionCall, slot: Slot) -> tuple[Tensor, Tensor | None]:
-        return separate_attention(call, *self.dropped_keys_values(slot), factor=torch.tanh(self.factors[inner_name(slot)]))
+        return separate_attention(
+            call, *self.dropped_keys_values(slot), factor=torch.tanh(self.factors[inner_name(slot)])
+        )
 
     def fold(self) -> dict[str, Tensor]:
         gates = {
