@@ -550,7 +550,7 @@ def test_attention_is_the_formula_in_float64_values_and_gradients(architecture: 
 
 @every([a for a in zoo.ARCHITECTURES if a.kind == "encoder-decoder"], JOINT)
 def test_decoder_and_cross_prefixes_are_a_pre_filled_cache(architecture: zoo.Architecture, variant: str) -> None:
-    """The cross prefix stands in front of the encoder's states, with position offset 0: a bare decoder sees the same."""
+    """The cross prefix stands in front of the encoder's states, at offset 0: a bare decoder sees the same."""
     model = architecture.make()
     torch.manual_seed(1)
     pt.attach(model, make_method(variant, sites=["cross"]), tokenizer=tokenizer())

@@ -31,16 +31,7 @@ pytestmark = PEFT_WARNS
 
 every_case = pytest.mark.parametrize(
     "case",
-    [
-        pytest.param(
-            case,
-            id=name,
-            marks=[pytest.mark.xfail(strict=True, reason="the seam leaves BART's decoder positions where they were")]
-            if name == "bart"
-            else [],
-        )
-        for name, case in CASES.items()
-    ],
+    [pytest.param(case, id=name) for name, case in CASES.items()],
 )
 
 

@@ -57,7 +57,7 @@ class AttentionCall:
             return x if x is None or x.shape[0] != batch else x.index_select(0, rows)
 
         options = {name: pick_option(value, batch, rows) for name, value in self.options.items()}
-        tensors = {name: pick(getattr(self, name)) for name in _PER_ROW}
+        tensors: dict[str, Any] = {name: pick(getattr(self, name)) for name in _PER_ROW}
         return replace(self, options=options, rows=rows, **tensors)
 
 

@@ -18,7 +18,7 @@ from prefixtune.attention import AttentionCall
 from prefixtune.errors import ConfigError, near_miss
 from prefixtune.geometry import Geometry
 from prefixtune.prefix import Prefix, Slot
-from prefixtune.seam import Group, seam
+from prefixtune.seam import Group, Stack, seam
 
 BANK = "prefixtune"
 """The name of the bank among the model's children; gone after detach."""
@@ -44,6 +44,7 @@ class Bank(nn.Module):
         self.entries = nn.ModuleDict()
         self.heads = nn.ModuleDict()
         self.active: str | None = None
+        self.stacks: list[Stack] = []
         self.watchers: list[Watcher] = []
         self.undo: list[Callable[[], object]] = []
         self.configs: list[tuple[Any, str | None, str]] = []  # config, its own attention, ours

@@ -12,9 +12,8 @@ from pathlib import Path
 from types import MethodType
 from typing import Any, TypeVar
 
-import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load as read_tensors
 from safetensors.torch import save as tensor_bytes
@@ -26,7 +25,7 @@ from prefixtune import methods, seating
 from prefixtune.bank import BANK, Bank, bank_of, check_name
 from prefixtune.errors import CheckpointError, ConfigError
 from prefixtune.identity import Identity, identity_of
-from prefixtune.prefix import Method, Prefix, Slot
+from prefixtune.prefix import Method, Slot
 
 TENSORS, CONFIG = "prefix.safetensors", "prefix_config.json"
 TRAINING = "model.safetensors"
@@ -178,7 +177,8 @@ def _check_base(header: Mapping[str, Any], ours: Identity, where: object) -> Non
     theirs = Identity(**header["base_model"])
     if not theirs.is_same_base(ours):
         raise CheckpointError(
-            f"{where} is a prefix for {theirs.named()}, but this model is {ours.named()}; load the base it was trained on"
+            f"{where} is a prefix for {theirs.named()}, but this model is {ours.named()}; load the base that it was "
+            "trained on"
         )
 
 

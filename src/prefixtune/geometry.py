@@ -141,6 +141,7 @@ def tiny_inputs(model: PreTrainedModel, length: int = 3) -> dict[str, Tensor]:
     if name == "input_ids":
         text = config.get_text_config()
         ids = (torch.arange(length, device=device) % min(text.vocab_size, 5)).view(1, length)
+        ids[0, -1] = _end_of_text(text)  # BART's classifier reads the state of the end-of-text token
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     elif name == "pixel_values":
         size = config.image_size
@@ -159,6 +160,12 @@ def tiny_inputs(model: PreTrainedModel, length: int = 3) -> dict[str, Tensor]:
     if config.is_encoder_decoder:
         inputs["decoder_input_ids"] = torch.ones(1, length - 1, dtype=torch.long, device=device)
     return inputs
+
+
+def _end_of_text(config: PreTrainedConfig) -> int:
+    end = config.eos_token_id
+    first = end[0] if isinstance(end, list) else end
+    return first if isinstance(first, int) and 0 <= first < config.vocab_size else 0
 
 
 _MEASURING = "prefixtune_measuring_"
@@ -333,7 +340,7 @@ def _prove_all_reached(model: PreTrainedModel, geometry: Geometry) -> None:
 
 
 def _blocks_around(path: str) -> str | None:
-    """The path of the list of blocks that holds the attention at `path`: 'model.layers' for 'model.layers.3.self_attn'."""
+    """The path of the list of blocks around an attention: 'model.layers' for 'model.layers.3.self_attn'."""
     parts = path.split(".")
     for i, part in enumerate(parts):
         if part.isdigit():

@@ -47,7 +47,7 @@ class Method(ABC):
     """Whether a model under a fresh prefix of this method is exactly the base model."""
 
     length: int | None = 10
-    """Prefix length P: how many key/value vectors every layer gets. None: as many as the text of the start has tokens."""
+    """Prefix length P: how many key/value vectors every layer gets. None: as many as the starting text has tokens."""
 
     lengths: Sequence[int] | Mapping[str, Sequence[int]] | None = None
     """One length per layer, instead of `length`; 0 leaves a layer out. By site where sites differ in depth."""
@@ -92,7 +92,7 @@ class Method(ABC):
     def start(self) -> str:
         """Where keys and values start: 'random', 'zeros' or 'text:<words>'."""
 
-    def check(self, slots: Sequence[Slot]) -> None:
+    def check(self, slots: Sequence[Slot]) -> None:  # noqa: B027 - most methods have nothing of their own to check
         """Raise ConfigError when this method cannot work on these layers. The common checks are made elsewhere."""
 
     @abstractmethod
@@ -170,7 +170,7 @@ class Prefix(nn.Module, ABC):
 
     @abstractmethod
     def fold(self) -> dict[str, Tensor]:
-        """Everything a served prefix needs, by name on disk: `{site}.{layer}.key|value` and gates; no train-time part."""
+        """All that a served prefix needs, by name on disk: `{site}.{layer}.key|value` and gates; no train-time part."""
 
     def gate(self, call: AttentionCall, slot: Slot) -> Tensor | None:
         """How far each prefix position is open, `[B|1, T|1, P]`; None for a prefix without gates."""

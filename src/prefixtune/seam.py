@@ -25,6 +25,15 @@ from transformers.cache_utils import Cache
 from prefixtune.attention import AttentionCall, AttentionFunction, is_causal
 from prefixtune.errors import ConfigError, ModelError
 from prefixtune.geometry import Layer, attention_input, base_attention
+from prefixtune.positions import (
+    bias_source,
+    first_position,
+    has_relative_bias,
+    learned_positions,
+    movable_tables,
+    real_positions,
+    text_mask,
+)
 from prefixtune.prefix import Prefix, Slot
 
 SEAT = "_prefixtune_seat"
@@ -73,12 +82,15 @@ class Forward:
 class Stack:
     """The state of one stack of layers: its hooks, and the forward now running in each thread."""
 
-    def __init__(self, chooser: Chooser, module: nn.Module, site: str, first_position: int) -> None:
+    def __init__(self, chooser: Chooser, module: nn.Module, site: str) -> None:
         self.chooser = chooser
         self.module = module
         self.site = site  # 'encoder' or 'decoder'
-        self.first_position = first_position  # where the bare model puts the first token: 0, or 2 in RoBERTa
+        self.first_position = first_position(module)
         self.parameters = tuple(inspect.signature(module.forward).parameters)
+        self.takes_positions = "position_ids" in self.parameters
+        self.tables = [] if self.takes_positions else movable_tables(module)
+        self.can_move = self.takes_positions or bool(self.tables) or has_relative_bias(module)
         self.position_limit = learned_positions(module)
         self._running: dict[int, Forward] = {}
         self._starts: WeakKeyDictionary[Cache, dict[str, Tensor]] = WeakKeyDictionary()
@@ -111,18 +123,25 @@ class Stack:
         forward = self._open(groups, named, tokens)
         self._running[threading.get_ident()] = forward
         self._bind_checkpointing(module, forward)
-        shift = [0 if group.prefix is None else group.prefix.offsets[self.site] for group in groups]
-        if not any(shift) or "position_ids" not in self.parameters:
+        if not self.takes_positions or not any(self._shifts(forward)):
             return None
-        named["position_ids"] = self._shifted(forward, groups, shift, named.get("position_ids"))
-        self._check_limit(named["position_ids"], forward.past + tokens.shape[1] + max(shift))
+        named["position_ids"] = self._moved(forward, self._standing(forward, named))
         return (), named
+
+    def move_table(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Forward pre-hook of a position table that the stack calls by length: give it positions instead."""
+        forward = self.running()
+        if forward is None or forward.positions is None or not any(self._shifts(forward)):
+            return None
+        B, T = forward.positions.shape
+        standing = torch.arange(forward.past, forward.past + T, device=forward.positions.device)
+        return args, kwargs | {"position_ids": self._moved(forward, standing.expand(B, T))}
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Forward hook of the stack, called after an error too: close the forward."""
         forward = self._running.pop(threading.get_ident(), None)
         for layer, function in self._checkpointing.pop(threading.get_ident(), []):
-            layer._gradient_checkpointing_func = function
+            vars(layer)["_gradient_checkpointing_func"] = function
         if forward is None or output is None:
             return
         if not forward.turns and any(group.prefix is not None for group in forward.groups):
@@ -171,28 +190,42 @@ class Stack:
         offset = offsets.pop() if len(offsets) == 1 else 0
         return Forward(groups, past, mask, positions, offset, cache if isinstance(cache, Cache) else None)
 
-    def _shifted(self, forward: Forward, groups: list[Group], shift: list[int], given: Tensor | None) -> Tensor:
-        """The positions the model should see: its own, each row moved behind its prefix."""
-        assert forward.positions is not None
-        base = forward.positions + self.first_position if given is None else given
-        if len(groups) == 1:
-            return base + shift[0]
-        rows = torch.zeros(forward.positions.shape[0], 1, dtype=base.dtype, device=base.device)
-        for group, offset in zip(groups, shift, strict=True):
-            assert group.rows is not None
-            rows[group.rows] = offset
-        return base + rows
+    def _shifts(self, forward: Forward) -> list[int]:
+        """How far each group's tokens stand behind where the bare model has them."""
+        return [0 if group.prefix is None else group.prefix.offsets[self.site] for group in forward.groups]
 
-    def _check_limit(self, positions: Tensor, most: int) -> None:
-        limit = self.position_limit
-        if limit is not None and most + self.first_position > limit and int(positions.max()) >= limit:
+    def _standing(self, forward: Forward, named: dict[str, Any]) -> Tensor:
+        """Where the bare model has the tokens, padding not counted: `[B, T]`, or as the caller gave it."""
+        given, ids = named.get("position_ids"), named.get("input_ids")
+        if given is not None:
+            return given
+        assert forward.positions is not None
+        if self.first_position and isinstance(ids, Tensor):  # RoBERTa counts by padding id, not by mask
+            text = ids.ne(self.first_position - 1)
+            return (text.long().cumsum(-1) + forward.past) * text + self.first_position - 1
+        return forward.positions + self.first_position
+
+    def _moved(self, forward: Forward, standing: Tensor) -> Tensor:
+        """Positions with each row moved behind its prefix. Raises ConfigError past the last learned position."""
+        shifts = self._shifts(forward)
+        if len(shifts) == 1:
+            moved = standing + shifts[0]
+        else:
+            assert forward.positions is not None
+            rows = torch.zeros(len(forward.positions), 1, dtype=standing.dtype, device=standing.device)
+            for group, shift in zip(forward.groups, shifts, strict=True):
+                rows[group.rows] = shift
+            moved = standing + rows
+        limit, most = self.position_limit, forward.past + standing.shape[-1] + max(shifts) + self.first_position
+        if limit is not None and most > limit and int(moved.max()) >= limit:
             raise ConfigError(
-                f"the text and its prefix reach position {int(positions.max())}, but {type(self.module).__name__} has "
+                f"the text and its prefix reach position {int(moved.max())}, but {type(self.module).__name__} has "
                 f"{limit} positions; shorten the text or the prefix"
             )
+        return moved
 
     def _bind_checkpointing(self, module: nn.Module, forward: Forward) -> None:
-        """Make every checkpointed layer recompute under this forward, whatever is chosen by the time of the backward."""
+        """Make every checkpointed layer recompute under this forward, whatever is chosen by then."""
         if not module.training or not torch.is_grad_enabled():
             return
         bound = []
@@ -201,7 +234,7 @@ class Stack:
             if function is not None and layer.gradient_checkpointing:
                 _refuse_reentrant(function)
                 bound.append((layer, function))
-                layer._gradient_checkpointing_func = functools.partial(self._checkpointed, function, forward)
+                vars(layer)["_gradient_checkpointing_func"] = functools.partial(self._checkpointed, function, forward)
         self._checkpointing[threading.get_ident()] = bound
 
     def _checkpointed(self, function: Callable[..., Any], forward: Forward, run: Callable[..., Any], *args: Any) -> Any:
@@ -291,14 +324,6 @@ class Seat:
         return bias[..., : slot.length]
 
 
-def bias_source(attention: nn.Module, stack: nn.Module) -> Any:
-    """The module that computes the relative position bias (T5 and kin): the layer itself, or the stack's first."""
-    for module in (attention, *stack.modules()):
-        if "relative_attention_bias" in module._modules:
-            return module
-    raise ModelError(f"{type(stack).__name__} adds a position bias of an unknown kind; use position_offset=0")
-
-
 def scrolled(prefix: Prefix, slot: Slot, forward: Forward) -> Tensor | None:
     """`[B, 1, T, P]`: which prefix positions are still inside the sliding window; None when all stay visible."""
     window = slot.layer.window
@@ -309,41 +334,8 @@ def scrolled(prefix: Prefix, slot: Slot, forward: Forward) -> Tensor | None:
     return distance < window
 
 
-def text_mask(given: Any) -> Tensor | None:
-    """A 2D padding mask as `[B, S]`; a prepared 4D mask gives what the last query sees."""
-    if isinstance(given, dict):
-        given = given.get("full_attention")
-    if not isinstance(given, Tensor):
-        return None
-    if given.ndim == 2:
-        return given
-    if given.ndim == 4:
-        last = given[:, 0, -1]
-        return (last if last.dtype == torch.bool else last == 0).long()
-    return None
-
-
-def real_positions(tokens: Tensor, mask: Tensor | None, past: int) -> Tensor:
-    """Positions `[B, T]` of the tokens, counted over real text only, the first at 0."""
-    B, T = tokens.shape[0], tokens.shape[1]
-    if mask is None:
-        return torch.arange(past, past + T, device=tokens.device).expand(B, T)
-    return (mask.long().cumsum(-1) - 1).clamp_(min=0)[:, -T:].expand(B, T)
-
-
-def learned_positions(stack: nn.Module) -> int | None:
-    """How many positions a stack with a learned position table has; None for rotary and relative positions."""
-    tables = [
-        module.num_embeddings - vars(module).get("offset", 0)  # OPT and BART keep two rows for themselves
-        for name, module in stack.named_modules()
-        if isinstance(module, nn.Embedding)
-        and any(part in name for part in ("wpe", "position_embed", "embed_position"))
-    ]
-    return min(tables, default=None)
-
-
 def seam(kind: str) -> AttentionFunction:
-    """The attention function registered with transformers, for models that run `kind` ('sdpa' or 'eager') without it."""
+    """The attention function registered with transformers for models that run `kind`, 'sdpa' or 'eager', without it."""
 
     def prefix_attention(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any

@@ -140,9 +140,12 @@ def _seat_stack(model: PreTrainedModel, bank: Bank, path: str) -> None:
     module = model.get_submodule(path)
     layers = [layer for layer in bank.geometry.layers if layer.stack == path]
     site = "encoder" if layers[0].site == "encoder" else "decoder"
-    stack = Stack(bank, module, site, architectures.first_position(module))
+    stack = Stack(bank, module, site)
+    bank.stacks.append(stack)
     bank.undo.append(module.register_forward_pre_hook(stack.enter, with_kwargs=True).remove)
     bank.undo.append(module.register_forward_hook(stack.leave, always_call=True).remove)
+    for table in stack.tables:
+        bank.undo.append(table.register_forward_pre_hook(stack.move_table, with_kwargs=True).remove)
     for name in dict.fromkeys(layer.module for layer in layers):
         attention = model.get_submodule(name)
         place = Seat(stack, [layer for layer in layers if layer.module == name])
@@ -154,8 +157,15 @@ def _seat_stack(model: PreTrainedModel, bank: Bank, path: str) -> None:
 def install(model: PreTrainedModel, name: str, prefix: Prefix) -> None:
     """Put a prefix into a seated model under `name` and prove that it reaches every layer it has a slot for."""
     bank = bank_of(model)
+    for stack in bank.stacks:
+        if prefix.offsets[stack.site] and not stack.can_move:
+            raise ConfigError(
+                f"{type(stack.module).__name__} gives its tokens no positions that could be moved behind a prefix "
+                f"(position_offset={prefix.offsets[stack.site]}); expected position_offset=0"
+            )
     prefix.to(model.device)
     bank.add(name, prefix, copy_heads(model, head_names(model, BANK)))
+    bank.train(model.training)
     try:
         _prove(model, name)
     except BaseException:

@@ -9,7 +9,6 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 
-from torch import nn
 from transformers import PreTrainedModel
 
 from prefixtune.geometry import attention_configs
@@ -23,11 +22,3 @@ def adapt(model: PreTrainedModel) -> list[Callable[[], object]]:
         if any(config.model_type in file.MODEL_TYPES for config in attention_configs(model)):
             undo += file.route(model)
     return undo
-
-
-def first_position(stack: nn.Module) -> int:
-    """Where a bare stack puts its first token: 0, or after the padding index (RoBERTa and kin)."""
-    for name, module in stack.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            return module.padding_idx + 1
-    return 0

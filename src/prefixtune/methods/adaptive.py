@@ -34,7 +34,7 @@ class AdaptivePrefix(Method):
     """
 
     length: int | None = 16
-    """Prefix length P: how many key/value vectors every layer gets. None: as many as the text of the start has tokens."""
+    """Prefix length P: how many key/value vectors every layer gets. None: as many as the starting text has tokens."""
 
     token_gate: bool = True
     """The token gate alpha: how far each prefix position is open, by the input."""
@@ -43,7 +43,7 @@ class AdaptivePrefix(Method):
     """The layer gate lambda: one learned scalar a layer."""
 
     gate_input: str = "token"
-    """What alpha reads: 'token' (each query's own hidden state), 'first', 'mean' (encoders only), or 'none' (a free vector)."""
+    """What alpha reads: 'token' (each query's own state), 'first', 'mean' (encoders only), 'none' (a free vector)."""
 
     init: str = "random"
     """Start of keys and values: 'random', 'zeros' or 'text:<words>'."""

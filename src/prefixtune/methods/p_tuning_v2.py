@@ -16,7 +16,7 @@ class PTuningV2(Method):
     """Free keys and values, trained directly. Source: P-Tuning v2, section 3."""
 
     length: int | None = 16
-    """Prefix length P: how many key/value vectors every layer gets. None: as many as the text of the start has tokens."""
+    """Prefix length P: how many key/value vectors every layer gets. None: as many as the starting text has tokens."""
 
     init: str = "random"
     """Start of keys and values: 'random', 'zeros' or 'text:<words>'."""

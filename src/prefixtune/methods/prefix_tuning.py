@@ -37,7 +37,7 @@ class PrefixTuning(Method):
     """Width of the MLP: 512 for table-to-text, 800 for summarisation in the paper."""
 
     init: str = "random"
-    """Start of keys and values: 'random', 'zeros' or 'text:<words>' (the MLP is fitted to the text, as the paper does)."""
+    """Start of keys and values: 'random', 'zeros' or 'text:<words>' (the MLP is fitted to it, as in the paper)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
