@@ -48,7 +48,7 @@ class DecodingOptions:
         if self.sampling() and not self.sample:
             raise ConfigError("--temperature, --top-p and --seed act on sampling; add --sample")
         values = dict(vars(self))
-        return {**values, "decode_seed": values.pop("seed")}
+        return {"decode_seed": values.pop("seed"), **values}
 
     def sampling(self) -> bool:
         """Whether an option was given that only sampling reads."""

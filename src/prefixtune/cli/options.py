@@ -108,7 +108,8 @@ def _structured(hint: Any) -> dict[str, Any]:
         (token,) = tokens
         return parse_structured(token.value, token.keyword or "", single=scalar, mapping=mapping_only and not scalar)
 
-    return {"converter": convert, "n_tokens": 1, "accepts_keys": False, "negative": ()}
+    one_word = {"n_tokens": 1, "accepts_keys": False, "json_list": False, "json_dict": False, "negative": ()}
+    return {"converter": convert, **one_word}
 
 
 def parse_structured(text: str, option: str, *, single: bool, mapping: bool) -> Any:
