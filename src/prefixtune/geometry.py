@@ -168,19 +168,29 @@ def _end_of_text(config: PreTrainedConfig) -> int:
     return first if isinstance(first, int) and 0 <= first < config.vocab_size else 0
 
 
+def run_tiny(model: PreTrainedModel) -> Any:
+    """The output of `model` on its tiny input, in evaluation mode.
+
+    A classifier on an encoder-decoder makes the decoder's text itself, as long as the encoder's: there, the base runs.
+    """
+    body = model.base_model if model.config.is_encoder_decoder and model.get_output_embeddings() is None else model
+    with quiet_evaluation(model):
+        return body(**tiny_inputs(model))
+
+
 _MEASURING = "prefixtune_measuring_"
 
 Record = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor | None, dict[str, Any]], None]
 
 
-def observe(model: PreTrainedModel, inputs: dict[str, Tensor], record: Record) -> None:
-    """Run `model(**inputs)` and show `record` every call of the attention interface: module, q, k, v, mask, options.
+def observe(model: PreTrainedModel, run: Callable[[], object], record: Record) -> None:
+    """`run` the model and show `record` every call of the attention interface: module, q, k, v, mask, options.
 
     The model's own attention does the work; nothing is left registered or changed afterwards.
     """
     with registered(_MEASURING, lambda kind: _recording(kind, record)), quiet_evaluation(model):
         with implementation(model, lambda name: _MEASURING + attention_kind(model, name)):
-            model(**inputs)
+            run()
 
 
 def _recording(kind: str, record: Record) -> AttentionFunction:
@@ -239,7 +249,7 @@ def measure(model: PreTrainedModel) -> Geometry:
         if not isinstance(module, PreTrainedModel) and "ttention" in type(module).__name__
     ]
     try:
-        observe(model, tiny_inputs(model), record)
+        observe(model, lambda: run_tiny(model), record)
     finally:
         for handle in handles:
             handle.remove()

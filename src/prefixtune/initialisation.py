@@ -92,7 +92,8 @@ def text_keys_values(
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = ids
-    observe(model, inputs, record)
+    body = model.base_model if model.get_output_embeddings() is None else model
+    observe(model, lambda: body(**inputs), record)
     return {
         slot.key: (seen[slot.key][0][:, : slot.length].clone(), seen[slot.key][1][:, : slot.length].clone())
         for slot in slots

@@ -135,7 +135,15 @@ class Stack:
             return None
         B, T = forward.positions.shape
         standing = torch.arange(forward.past, forward.past + T, device=forward.positions.device)
-        return args, kwargs | {"position_ids": self._moved(forward, standing.expand(B, T))}
+        # Flat, because such tables expect one row of positions for the whole batch.
+        return args, kwargs | {"position_ids": self._moved(forward, standing.expand(B, T)).flatten()}
+
+    def shape_table(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        """Forward hook of the same table: its rows `[B, T, d]` again."""
+        forward = self.running()
+        if forward is None or forward.positions is None or not any(self._shifts(forward)):
+            return None
+        return output.view(*forward.positions.shape, -1)
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Forward hook of the stack, called after an error too: close the forward."""

@@ -146,6 +146,7 @@ def _seat_stack(model: PreTrainedModel, bank: Bank, path: str) -> None:
     bank.undo.append(module.register_forward_hook(stack.leave, always_call=True).remove)
     for table in stack.tables:
         bank.undo.append(table.register_forward_pre_hook(stack.move_table, with_kwargs=True).remove)
+        bank.undo.append(table.register_forward_hook(stack.shape_table).remove)
     for name in dict.fromkeys(layer.module for layer in layers):
         attention = model.get_submodule(name)
         place = Seat(stack, [layer for layer in layers if layer.module == name])
@@ -178,8 +179,7 @@ def _prove(model: PreTrainedModel, name: str) -> None:
     bank = bank_of(model)
     reached: list[str] = []
     with bank.watched(lambda prefix, slot, call: reached.append(slot.key)), bank.choose(name):
-        with geometry.quiet_evaluation(model):
-            model(**geometry.tiny_inputs(model))
+        geometry.run_tiny(model)
     expected = list(bank.get(name).slots)
     if sorted(reached) != sorted(expected):
         raise ModelError(
@@ -200,5 +200,4 @@ def _prove_bare(model: PreTrainedModel, before: Tensor, now: Tensor) -> None:
 
 def _tiny_output(model: PreTrainedModel) -> Tensor:
     """The first output of `model` on the tiny input."""
-    with geometry.quiet_evaluation(model):
-        return model(**geometry.tiny_inputs(model))[0]
+    return geometry.run_tiny(model)[0]

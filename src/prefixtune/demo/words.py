@@ -16,10 +16,11 @@ TOWNS = (
     "Aldmere Brightwell Carrow Dunsley Eastholm Farnby Gullhaven Hexford Inverlea Jerrold Kelmouth Lowick Marsden "
     "Nethercott Oakhurst Penhallow Quayside Ravenby Stowell Thornsea Ulverstone Wexcombe Yarrowby Zennor"
 ).split()
-PEOPLE = (
-    "Ada Bruno Clara Dmitri Elena Felix Greta Hugo Ingrid Jonas Kira Leo Mabel Nils Olga Pablo Quentin Rosa Stefan "
-    "Tilda Ursula Viktor Wanda Xavier Yusuf Zora Agnes Boris Celia Diego"
+OWNERS = (
+    "Ada Bruno Dmitri Elena Felix Greta Hugo Ingrid Kira Mabel Nils Olga Pablo Quentin Stefan Tilda Ursula Viktor "
+    "Wanda Yusuf Zora Agnes Boris Celia"
 ).split()
+GUESTS = "Anna Ben Clara Daniel Emma Frank Helen Ian Julia Karl Laura Martin Nora Oscar Paula Robert Sara Tom".split()
 KINDS = ("bakery", "tavern", "tea room", "fish house", "noodle bar", "coffee house", "pancake house", "soup kitchen")
 FOODS = (
     "onion soup", "fish pie", "plum cake", "rye bread", "smoked eel", "apple tart", "lamb stew", "mussel broth",

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from prefixtune.demo.words import ADJECTIVES, FOODS, KINDS, NOUNS, PEOPLE, PRICES, SPOTS, TOWNS
+from prefixtune.demo.words import ADJECTIVES, FOODS, GUESTS, KINDS, NOUNS, OWNERS, PRICES, SPOTS, TOWNS
 
 ALWAYS = ("name", "kind", "rating")
 SOMETIMES = ("town", "spot", "food", "price", "owner")
@@ -39,12 +39,7 @@ class Place:
 
 
 def new_name(rng: random.Random) -> str:
-    pattern = rng.randrange(3)
-    if pattern == 0:
-        return f"The {rng.choice(ADJECTIVES)} {rng.choice(NOUNS)}"
-    if pattern == 1:
-        return " and ".join(rng.sample(NOUNS, 2))
-    return f"{rng.choice(PEOPLE)}'s {rng.choice(NOUNS)}"
+    return f"The {rng.choice(ADJECTIVES)} {rng.choice(NOUNS)}"
 
 
 def new_place(rng: random.Random, held_out: bool, least: int = 2) -> Place:
@@ -54,7 +49,7 @@ def new_place(rng: random.Random, held_out: bool, least: int = 2) -> Place:
         "spot": rng.choice(SPOTS),
         "food": rng.choice(FOODS),
         "price": rng.choice(PRICES),
-        "owner": rng.choice(PEOPLE),
+        "owner": rng.choice(OWNERS),
     }
     known = rng.sample(SOMETIMES, rng.randint(least, len(SOMETIMES)))
     while True:
@@ -66,9 +61,9 @@ def new_place(rng: random.Random, held_out: bool, least: int = 2) -> Place:
 def record(place: Place, rng: random.Random) -> str:
     """The place as a line of attributes: the name first, the others in random order."""
     values = {key: getattr(place, key) for key in (*ALWAYS[1:], *SOMETIMES)}
-    lines = [f"{key} : {value}" + (" of 5" if key == "rating" else "") for key, value in values.items() if value]
+    lines = [f"{key}: {value}" + (" of 5" if key == "rating" else "") for key, value in values.items() if value]
     rng.shuffle(lines)
-    return " | ".join([f"name : {place.name}", *lines])
+    return " | ".join([f"name: {place.name}", *lines])
 
 
 # ---- registers: each takes a place and a random source, and says some of what is known ----
@@ -150,7 +145,7 @@ def review(place: Place, rng: random.Random) -> str:
 
 
 def postcard(place: Place, rng: random.Random) -> str:
-    reader, writer = rng.sample(PEOPLE, 2)
+    reader, writer = rng.sample(GUESTS, 2)
     hello = f"Dear {reader}, greetings from {place.town or 'the coast'}!"
     meal = f"Today we had {place.food or 'a long lunch'} at {place.name}{' ' + place.spot if place.spot else ''}."
     mood = rng.choice(("The sun is out.", "It rains all day.", "The children are happy.", "We miss you."))
@@ -158,7 +153,7 @@ def postcard(place: Place, rng: random.Random) -> str:
 
 
 def gossip(place: Place, rng: random.Random) -> str:
-    asker, teller = rng.sample(PEOPLE, 2)
+    asker, teller = rng.sample(GUESTS, 2)
     question = f'"Where can I get {place.food or "something to eat"}{" in " + place.town if place.town else ""}?"'
     hint = place.spot or f"the {place.kind}"
     answer = rng.choice((f'"At {place.name}, {hint},"', f'"Go to {place.name}, {hint},"'))
