@@ -66,7 +66,6 @@ class Forward:
     past: int  # tokens already in the cache
     mask: Tensor | None  # [B, S]: 1 where there is text
     positions: Tensor | None  # [B, T]: of the real tokens, the first at 0; None where no prefix needs them
-    offset: int  # where the first real token stands, when it is the same for all rows
     cache: Cache | None
     turns: Counter[nn.Module] = field(default_factory=Counter)
     hidden: Tensor | None = None  # what the attention module now running reads, [B, T, d]
@@ -123,7 +122,7 @@ class Stack:
         forward = self._open(groups, named, tokens)
         self._running[threading.get_ident()] = forward
         self._bind_checkpointing(module, forward)
-        if not self.takes_positions or not any(self._shifts(forward)):
+        if not self.takes_positions or not self._must_place(forward, named):
             return None
         named["position_ids"] = self._moved(forward, self._standing(forward, named))
         return (), named
@@ -192,11 +191,21 @@ class Stack:
             mask = torch.cat([mask.new_ones(len(mask), past + tokens.shape[1] - mask.shape[1]), mask], dim=1)
         if mask is not None and mask.shape[1] > past + tokens.shape[1]:
             mask = mask[:, : past + tokens.shape[1]]
-        offsets = {group.prefix.offsets[self.site] for group in groups if group.prefix is not None}
-        wanted = any(offsets) or any(g.prefix is not None and g.prefix.method.window == "scroll" for g in groups)
-        positions = real_positions(tokens, mask, past) if wanted and tokens.ndim < 4 else None
-        offset = offsets.pop() if len(offsets) == 1 else 0
-        return Forward(groups, past, mask, positions, offset, cache if isinstance(cache, Cache) else None)
+        prefixed = any(group.prefix is not None for group in groups)
+        positions = real_positions(tokens, mask, past) if prefixed and tokens.ndim < 4 else None
+        return Forward(groups, past, mask, positions, cache if isinstance(cache, Cache) else None)
+
+    def _must_place(self, forward: Forward, named: dict[str, Any]) -> bool:
+        """Whether the model's own positions would be wrong: moved behind a prefix, or counting left padding.
+
+        A rotary query turns with its position, so even a prefix with offset 0 would see padding.
+        """
+        if any(self._shifts(forward)):
+            return True
+        alone = self.site == "encoder" or named.get("position_ids") is not None or forward.mask is None
+        if alone or all(group.prefix is None for group in forward.groups):
+            return False
+        return forward.positions is not None and bool((forward.mask[:, 0] == 0).any())  # type: ignore[index]
 
     def _shifts(self, forward: Forward) -> list[int]:
         """How far each group's tokens stand behind where the bare model has them."""
