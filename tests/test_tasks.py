@@ -292,6 +292,21 @@ def test_an_encoder_decoders_loss_is_its_own(tmp_path: Path) -> None:
     assert torch.allclose(total / count, theirs, rtol=1e-5)
 
 
+def test_a_byte_level_tokenizer_takes_words_as_it_takes_their_text(tmp_path: Path) -> None:
+    from transformers import RobertaConfig, RobertaModel, RobertaTokenizer
+
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"ĠAdLovelcwrit"]
+    vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
+    RobertaTokenizer(vocab=vocabulary, merges=[]).save_pretrained(tmp_path)
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    RobertaModel(RobertaConfig(vocab_size=len(vocabulary), pad_token_id=1, **shape)).save_pretrained(tmp_path)
+    task = tasks.find("tagging").learn(table(SENTENCES[:1]))
+    model, tokenizer = load_base(str(tmp_path), task)
+    (feature,) = task.features(table(SENTENCES[:1]), model, tokenizer, window(model, tokenizer, 0))
+    assert feature["input_ids"] == tokenizer(" Ada Lovelace wrote")["input_ids"]
+    assert [word for word in feature["words"] if word is not None] == [0, 1, 2]
+
+
 def test_a_long_source_is_cut_and_its_target_never(tmp_path: Path) -> None:
     rows = table([{"source": "s" * 500, "target": "t" * 20}])
     task = tasks.find("text2text").learn(rows)

@@ -21,8 +21,9 @@ from prefixtune import evaluation, methods, tasks
 from prefixtune.errors import ConfigError
 from prefixtune.prefix import Method
 from prefixtune.training import RunConfig, results
-from prefixtune.training.run import Bench, build_trainer, read_data, train
-from prefixtune.training.trainer import EpochSampler, PrefixTrainer
+from prefixtune.training.bench import Bench, read_data
+from prefixtune.training.run import train
+from prefixtune.training.trainer import EpochSampler, PrefixTrainer, build_trainer
 
 # torch's scheduler and accelerate warn of each other's use; nothing of ours can change it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*:UserWarning")
@@ -165,7 +166,7 @@ def trainer_of(run: RunConfig) -> PrefixTrainer:
     torch.manual_seed(0)
     model, tokenizer = load_base(run.model, task, dropout=False)
     pt.attach(model, method("p_tuning_v2"))
-    bench = Bench(model, tokenizer, task, data, window(model, tokenizer, 4), tasks.Decoding())
+    bench = Bench(model, tokenizer, task, data, window(model, tokenizer, 4), tasks.Decoding(), batch_size=32)
     return build_trainer(run, bench, "loss")
 
 
@@ -289,6 +290,36 @@ def test_a_killed_run_resumes_to_the_same_numbers(tmp_path: Path, gpt2: str) -> 
     assert not (broken / "checkpoints").exists()
 
 
+def test_a_run_that_died_after_its_last_step_is_finished_by_resuming(tmp_path: Path, bert: str) -> None:
+    run = config(tmp_path, "classification", bert, keep_checkpoints=True)
+    found = train(run, method())
+    for name in ("metrics.json", "prefix.safetensors", "prefix_config.json"):
+        (Path(run.output) / name).unlink()
+    again = train(run, method(), resume=True)
+    assert {**again, "seconds": 0} == {**found, "seconds": 0}
+
+
+def test_patience_that_was_used_up_before_a_kill_stays_used_up(
+    tmp_path: Path, bert: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"epochs": 30, "lr": 1e-9, "patience": 3}
+    whole = train(config(tmp_path, "classification", bert, **options), method())
+    real, calls = Bench.measure, []
+
+    def killed(self: Bench, *args: Any, **more: Any) -> dict[str, float]:
+        calls.append(1)
+        if len(calls) == 4:  # one evaluation that is the best, two of three that are not, and then the end
+            raise KeyboardInterrupt
+        return real(self, *args, **more)
+
+    run = config(tmp_path, "classification", bert, **options, output=str(tmp_path / "broken"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Bench, "measure", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(run, method())
+    assert {**train(run, method(), resume=True), "seconds": 0} == {**whole, "seconds": 0}
+
+
 def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
     for step, state in ((3, "{}"), (6, '{"step'), (9, None)):
         folder = tmp_path / "checkpoints" / f"checkpoint-{step}"
@@ -324,6 +355,65 @@ def test_a_folder_of_something_else_is_not_written_to(tmp_path: Path, bert: str)
         with pytest.raises(ConfigError, match="is not empty and holds no run"):
             train(run, method(), resume=resume)
     assert [path.name for path in Path(run.output).iterdir()] == ["thesis.tex"]
+
+
+# --- what Trainer offers -------------------------------------------------------------------------------------------
+
+
+def test_gradient_checkpointing_changes_no_number(tmp_path: Path, bert: str) -> None:
+    for name, wanted in (("kept", False), ("twice", True)):
+        run = config(tmp_path, "tagging", bert, gradient_checkpointing=wanted, output=str(tmp_path / name))
+        train(run, method())
+    kept, twice = (load_file(tmp_path / name / "prefix.safetensors") for name in ("kept", "twice"))
+    assert all(torch.allclose(kept[name], twice[name], atol=1e-6) for name in kept)
+
+
+def test_mixed_precision_computes_in_it_and_stores_what_the_base_is_in(tmp_path: Path, bert: str) -> None:
+    run = config(tmp_path, "classification", bert, precision="bf16", epochs=1)
+    trainer = trainer_of(run)
+    model, _ = trainer._prepare_for_training(4, trainer.get_train_dataloader(), None)
+    seen = []
+    model.classifier.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    trainer.compute_loss(model, dict(next(iter(trainer.get_train_dataloader()))))
+    assert torch.bfloat16 in seen
+    train(run, method())  # the folder holds an empty folder of checkpoints by now, which is nothing to refuse
+    assert {tensor.dtype for tensor in load_file(Path(run.output) / "prefix.safetensors").values()} == {torch.float32}
+
+
+def test_tensorboard_files_outlive_the_checkpoints(tmp_path: Path, bert: str) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = config(tmp_path, "classification", bert, report_to="tensorboard")
+    train(run, method())
+    events = EventAccumulator(str(Path(run.output) / "tensorboard")).Reload()
+    seen = [entry["eval_loss"] for entry in history(run.output) if "eval_loss" in entry]
+    assert [event.value for event in events.Scalars("eval/loss")] == pytest.approx(seen)
+
+
+def test_a_reporter_that_is_not_there_is_named_before_training(tmp_path: Path, bert: str) -> None:
+    run = config(tmp_path, "classification", bert, report_to="tensorbord")
+    with pytest.raises(ConfigError, match="tensorbord"):
+        train(run, method())
+    assert not Path(run.output).exists()
+
+
+def test_inputs_that_are_cut_are_counted(tmp_path: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"text": "a" * length, "label": str(length % 2)} for length in (1, 2, 30, 31)]
+    run = config(tmp_path, "classification", bert, max_length=8, epochs=1, eval=None, test=None)
+    tiny.jsonl(Path(run.train), rows)
+    train(run, method())
+    assert "2 of 4 training examples fill all 8 tokens there is room for" in capsys.readouterr().err
+
+
+def test_a_run_without_matplotlib_says_so_and_goes_on(
+    tmp_path: Path, bert: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    run = config(tmp_path, "classification", bert, epochs=1)
+    train(run, method())
+    assert "no plot: matplotlib is not installed" in capsys.readouterr().err
+    assert not (Path(run.output) / results.PLOT).exists()
 
 
 # --- files -------------------------------------------------------------------------------------------------------

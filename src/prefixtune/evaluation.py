@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import prefixtune as pt
 from prefixtune import tasks
 from prefixtune.errors import CheckpointError, ConfigError
 from prefixtune.tasks import Decoding, Table, Task, Window
-from prefixtune.tasks.decoding import generate_batch, reserve
+from prefixtune.tasks.decoding import generate_batch, reserve, seeded
 from prefixtune.tasks.loading import load_base, window
 from prefixtune.tasks.task import batches_by_length
 from prefixtune.tasks.text2text import Text2Text
@@ -135,16 +136,20 @@ def generate(
     # Rows of one prompt stay together: a batch is a whole number of prompts.
     size = max(batch_size // len(names), 1) * len(names)
     order = [job for batch in batches_by_length(_prompt_lengths(ids, names), 1) for job in _jobs_of(batch, names)]
-    if decoding.sample:
-        torch.manual_seed(decoding.decode_seed)
-    for start in range(0, len(order), size):
-        chosen = order[start : start + size]
-        with torch.no_grad(), pt.using(model, [jobs[job][1] for job in chosen]):
-            texts = generate_batch(model, tokenizer, [ids[job] for job in chosen], loaded.window, decoding)
-        for job, text in zip(chosen, texts, strict=True):
-            row, name = jobs[job]
-            answers[row][name] = text
+    with seeded(decoding), torch.no_grad():
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
+            with _using(model, [jobs[job][1] for job in chosen]):
+                texts = generate_batch(model, tokenizer, [ids[job] for job in chosen], loaded.window, decoding)
+            for job, text in zip(chosen, texts, strict=True):
+                row, name = jobs[job]
+                answers[row][name] = text
     return answers
+
+
+def _using(model: PreTrainedModel, names: Sequence[str | None]) -> AbstractContextManager[None]:
+    """A prefix a row; a model that no prefix was ever attached to has none to choose from."""
+    return pt.using(model, names) if pt.prefixes(model) else nullcontext()
 
 
 def _prompt_lengths(ids: Sequence[list[int]], names: Sequence[str | None]) -> list[dict[str, list[int]]]:

@@ -89,7 +89,8 @@ def evaluate(
     scores, answers = evaluation.evaluate(loaded, "default", table, batch_size=batch_size, decoding=how)
     print(json.dumps(scores, indent=2))
     if output is not None:
-        results.write_json(output, {"model": model, "prefix": prefix, "data": data, **scores})
+        base = loaded.model.config._name_or_path
+        results.write_json(output, {"model": base, "prefix": prefix, "data": data, **scores})
     if predictions is not None:
         results.write_text(predictions, "".join(json.dumps(a, ensure_ascii=False) + "\n" for a in answers))
 

@@ -17,7 +17,8 @@ from prefixtune.training.config import RunConfig
 
 _HELP = """Train a prefix. Every option is also a key of RUN.yaml; the command line overrides the file.
 
-The options of a method are shown with it: prefixtune train --method adaptive --help"""
+Methods: {methods}. Each has options of its own: prefixtune train --method adaptive --help
+"""
 _RUN = cyclopts.Group("Run", sort_key=1)
 
 
@@ -42,7 +43,7 @@ def build(tokens: Sequence[str]) -> cyclopts.App:
         config = RunConfig(**{key: value for key, value in options.items() if key in own})
         _train(config, method(**{key: value for key, value in options.items() if key not in own}), resume, tokens)
 
-    train.__doc__ = _HELP
+    train.__doc__ = _HELP.format(methods=", ".join(method_names()))
     app = cyclopts.App(name="train", help_format="plaintext", config=[defaults_from(settings, source)])
     app.default(with_parameters(train, parameters))
     return app

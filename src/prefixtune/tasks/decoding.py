@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prefixtune.errors import DataError
@@ -30,9 +31,7 @@ def generate(
     training, answers = model.training, [""] * len(prompts)
     model.eval()
     try:
-        with torch.random.fork_rng(enabled=decoding.sample), torch.no_grad():
-            if decoding.sample:
-                torch.manual_seed(decoding.decode_seed)
+        with seeded(decoding), torch.no_grad():
             for rows in batches_by_length([{"input_ids": prompt} for prompt in prompts], batch_size):
                 texts = generate_batch(model, tokenizer, [prompts[row] for row in rows], window, decoding)
                 for row, text in zip(rows, texts, strict=True):
@@ -40,6 +39,17 @@ def generate(
     finally:
         model.train(training)
     return answers
+
+
+@contextlib.contextmanager
+def seeded(decoding: Decoding) -> Iterator[None]:
+    """Sampling draws from its own seed inside, and the global random state is as it was behind."""
+    import torch
+
+    with torch.random.fork_rng(enabled=decoding.sample):
+        if decoding.sample:
+            torch.manual_seed(decoding.decode_seed)
+        yield
 
 
 def generate_batch(

@@ -26,7 +26,7 @@ class RunConfig:
     """Training data: a .jsonl, .csv, .tsv, .json or CoNLL file, or a hub data set id."""
 
     method: str
-    """How the prefix is parameterised: adaptive, cartridge, p_tuning_v2, prefix_tuning, zero_init."""
+    """How the prefix is parameterised: the name of a method."""
 
     output: str
     """Result folder; must not exist, be empty, or hold the run that --resume continues."""

@@ -60,7 +60,8 @@ def open_folder(output: Path, *, resume: bool) -> None:
     """Refuse a folder that this run must not write to; a `ConfigError` says what to do."""
     if output.exists() and not output.is_dir():
         raise ConfigError(f"--output {output} is a file; expected a folder")
-    if not output.is_dir() or not any(output.iterdir()):
+    held = [path for path in output.rglob("*") if path != output / CHECKPOINTS] if output.is_dir() else []
+    if not held:  # an empty folder of checkpoints is what a run leaves that dies before its first file
         return
     if not (output / RUN).is_file():
         raise ConfigError(f"--output {output} is not empty and holds no run; choose another folder")

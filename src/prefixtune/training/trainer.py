@@ -3,17 +3,27 @@ a resumed run finds again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import contextlib
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, Trainer
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput
 
-from prefixtune.tasks.task import token_losses
+from prefixtune.errors import ConfigError
+from prefixtune.tasks import Window
+from prefixtune.tasks.task import Feature, token_losses
+from prefixtune.training import results
+from prefixtune.training.bench import Bench
+from prefixtune.training.config import RunConfig
 
 Judge = Callable[[PreTrainedModel], dict[str, float]]
 
@@ -81,3 +91,106 @@ class PrefixTrainer(Trainer):
         return EvalLoopOutput(
             predictions=nothing, label_ids=None, metrics=scores, num_samples=len(dataloader.dataset)
         )
+
+
+def build_trainer(config: RunConfig, bench: Bench, metric: str | None) -> PrefixTrainer:
+    """The Trainer of a run, its training checkpoints under OUTPUT/checkpoints."""
+    try:
+        arguments = TrainingArguments(**_trainer_options(config, metric))
+    except (ValueError, ImportError) as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    if arguments.n_gpu > 1:
+        raise ConfigError(f"{arguments.n_gpu} GPUs are visible, but a run uses one: set CUDA_VISIBLE_DEVICES=0")
+    answered = metric not in (None, "loss") or bench.task.kind != "text2text"
+
+    def judge(model: PreTrainedModel) -> dict[str, float]:
+        assert bench.data.eval is not None
+        return bench.measure(bench.data.eval, answered=answered)
+
+    task, model = bench.task, bench.model
+    features = task.features(bench.data.train, model, bench.tokenizer, bench.room)
+    _tell_of_cuts(features, bench.room)
+    stoppers = [] if config.patience is None else [EarlyStoppingCallback(config.patience)]
+    try:
+        with _tensorboard_in(Path(config.output) / "tensorboard"):
+            return PrefixTrainer(
+                judge=judge,
+                sentence_sum=config.loss == "sentence_sum",
+                shifted=task.shifted(model),
+                model=model,
+                args=arguments,
+                train_dataset=features,
+                eval_dataset=None if bench.data.eval is None else bench.data.eval.rows,
+                data_collator=task.collator(model, bench.tokenizer),
+                callbacks=stoppers,
+            )
+    except (RuntimeError, ValueError) as error:  # a reporter that is unknown, or whose library is not installed
+        raise ConfigError(f"--report-to {config.report_to}: {' '.join(str(error).split())}") from error
+
+
+def _tell_of_cuts(features: Sequence[Feature], room: Window) -> None:
+    limit = room.inputs()
+    full = sum(limit is not None and len(feature["input_ids"]) >= limit for feature in features)
+    if full:
+        print(
+            f"{full} of {len(features)} training examples fill all {limit} tokens there is room for; "
+            "what was longer was cut",
+            file=sys.stderr,
+        )
+
+
+@contextlib.contextmanager
+def _tensorboard_in(folder: Path) -> Iterator[None]:
+    """TensorBoard's files beside the checkpoints, which are removed in the end, unless the user chose a place."""
+    name = "TENSORBOARD_LOGGING_DIR"
+    chosen = os.environ.get(name)
+    os.environ[name] = chosen or str(folder)
+    try:
+        yield
+    finally:
+        if chosen is None:
+            del os.environ[name]
+
+
+def _trainer_options(config: RunConfig, metric: str | None) -> dict[str, Any]:
+    when = "epoch" if config.eval_every is None else "steps"
+    chooses: dict[str, Any] = {}
+    if metric is not None:
+        chooses = {
+            "eval_strategy": when, "eval_steps": config.eval_every, "load_best_model_at_end": True,
+            "metric_for_best_model": f"eval_{metric}", "greater_is_better": metric != "loss",
+        }  # fmt: skip
+    return {
+        "output_dir": str(Path(config.output) / results.CHECKPOINTS),
+        "num_train_epochs": config.epochs,
+        "max_steps": config.max_steps or -1,
+        "per_device_train_batch_size": config.batch_size,
+        "per_device_eval_batch_size": config.eval_batch_size,
+        "gradient_accumulation_steps": config.gradient_accumulation,
+        "learning_rate": config.lr,
+        "warmup_steps": config.warmup,
+        "lr_scheduler_type": config.schedule,
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.clip,
+        "seed": config.seed,
+        "bf16": config.precision == "bf16",
+        "fp16": config.precision == "fp16",
+        **_checkpointing(config.gradient_checkpointing),
+        "logging_steps": config.logging_steps,
+        "save_strategy": when,
+        "save_steps": config.eval_every or 500,
+        "save_total_limit": 1,
+        "report_to": config.report_to.split(","),
+        "restore_callback_states_from_checkpoint": True,  # the patience that is used up
+        "remove_unused_columns": False,
+        "use_cpu": not torch.accelerator.is_available(),  # or bf16 is refused for want of a GPU
+        "dataloader_pin_memory": torch.accelerator.is_available(),
+        "label_names": ["labels"],
+        **chooses,
+    }
+
+
+def _checkpointing(wanted: bool) -> dict[str, bool]:
+    """Activation checkpointing under the name this version of transformers has for it (renamed after 5.16)."""
+    names = {field.name for field in dataclasses.fields(TrainingArguments)}
+    return {"activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing": wanted}
