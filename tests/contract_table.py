@@ -51,11 +51,9 @@ def reason(architecture: zoo.Architecture, law: str) -> str:
         return "it does not generate"
     if law == "turns":
         return "its turns are the cached generation"
-    if law == "left padding":
-        return "the bare model's own positions move with left padding"
     if law == "= text in context":
         return "the equality is a causal decoder's: elsewhere text in the context is changed by what follows it"
-    if law == "padding" and architecture.kind == "vision":
+    if law in ("padding", "left padding") and architecture.kind == "vision":
         return "an image has no padding"
     if law == "check-pointing":
         return "transformers does not offer checkpointing for it"

@@ -125,7 +125,13 @@ ARCHITECTURES = [
         "decoder",
         _causal(
             lambda: tf.GptOssConfig(
-                **_llama_like(head_dim=12, sliding_window=8, num_local_experts=2, num_experts_per_tok=1)
+                **_llama_like(
+                    head_dim=12,
+                    sliding_window=8,
+                    num_local_experts=2,
+                    num_experts_per_tok=1,
+                    rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+                )
             )
         ),
     ),

@@ -130,17 +130,15 @@ class Stack:
     def move_table(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Forward pre-hook of a position table that the stack calls by length: give it positions instead."""
         forward = self.running()
-        if forward is None or forward.positions is None or not any(self._shifts(forward)):
+        if forward is None or forward.positions is None or not self._must_place(forward, {}):
             return None
-        B, T = forward.positions.shape
-        standing = torch.arange(forward.past, forward.past + T, device=forward.positions.device)
         # Flat, because such tables expect one row of positions for the whole batch.
-        return args, kwargs | {"position_ids": self._moved(forward, standing.expand(B, T)).flatten()}
+        return args, kwargs | {"position_ids": self._moved(forward, forward.positions).flatten()}
 
     def shape_table(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         """Forward hook of the same table: its rows `[B, T, d]` again."""
         forward = self.running()
-        if forward is None or forward.positions is None or not any(self._shifts(forward)):
+        if forward is None or forward.positions is None or not self._must_place(forward, {}):
             return None
         return output.view(*forward.positions.shape, -1)
 
@@ -198,14 +196,14 @@ class Stack:
     def _must_place(self, forward: Forward, named: dict[str, Any]) -> bool:
         """Whether the model's own positions would be wrong: moved behind a prefix, or counting left padding.
 
-        A rotary query turns with its position, so even a prefix with offset 0 would see padding.
+        A rotary query turns with its position, so even a prefix with offset 0 would see padding; learned positions
+        move with it in the bare model already.
         """
         if any(self._shifts(forward)):
             return True
-        alone = self.site == "encoder" or named.get("position_ids") is not None or forward.mask is None
-        if alone or all(group.prefix is None for group in forward.groups):
+        if named.get("position_ids") is not None or forward.mask is None or forward.positions is None:
             return False
-        return forward.positions is not None and bool((forward.mask[:, 0] == 0).any())  # type: ignore[index]
+        return bool((forward.mask[:, 0] == 0).any())
 
     def _shifts(self, forward: Forward) -> list[int]:
         """How far each group's tokens stand behind where the bare model has them."""
