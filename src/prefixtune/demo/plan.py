@@ -16,7 +16,8 @@ class Plan:
         records: training records of the decoder's two tasks.
         test_records: test records, all with names that neither pretraining nor training had.
         decoder_steps: optimiser steps of each of the two prefixes.
-        shown: test records whose answers are printed.
+        shown_messages: test messages whose tags are printed.
+        shown_records: test records whose answers are printed.
     """
 
     messages: int = 800
@@ -25,4 +26,5 @@ class Plan:
     records: int = 1200
     test_records: int = 100
     decoder_steps: int = 200
-    shown: int = 3
+    shown_messages: int = 2
+    shown_records: int = 3

@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from prefixtune.bank import bank_of
 from prefixtune.checkpoint import write_whole
 from prefixtune.demo.screen import Screen
-from prefixtune.evaluation import positions_taken
-from prefixtune.tasks import Decoding, Task
-from prefixtune.tasks.loading import window
+from prefixtune.training.bench import Bench
 from prefixtune.training.config import RunConfig
-from prefixtune.training.run import Bench, Data, build_trainer
+from prefixtune.training.trainer import build_trainer
 
 
 @dataclass(frozen=True)
@@ -63,23 +61,19 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     return path
 
 
-def train(
-    screen: Screen, label: str, config: RunConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
-    task: Task, data: Data,
-) -> Trained:  # fmt: skip
-    """Train the prefix `config.name`, which is attached to `model`, as `prefixtune train` would."""
-    room = window(model, tokenizer, positions_taken(model, config.name))
-    trainer = build_trainer(config, Bench(model, tokenizer, task, data, room, Decoding()), None)
+def train(screen: Screen, label: str, config: RunConfig, bench: Bench) -> Trained:
+    """Train the prefix `config.name`, which is attached to the model, as `prefixtune train` would."""
+    trainer = build_trainer(config, bench, None)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(Bar(screen, label, trainer.args.max_steps))
     start = time.monotonic()
     trainer.train()
     seconds = time.monotonic() - start
-    bank = bank_of(model)
+    bank = bank_of(bench.model)
     ours = [*bank.get(config.name).parameters(), *bank.heads_of(config.name).parameters()]
     trained = sum(parameter.numel() for parameter in ours if parameter.requires_grad)
-    return Trained(trained, base_size(model), seconds)
+    return Trained(trained, base_size(bench.model), seconds)
 
 
 def base_size(model: PreTrainedModel) -> int:
