@@ -29,7 +29,7 @@ def write_csv(path: Path, columns: tuple[str, str], rows: list[tuple[str, str]])
 def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A reader's folder: `my-decoder` and `my-encoder`, tiny and untrained, and a few rows of each kind of data."""
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     words = sorted({word for pair in PAIRS + REVIEWS for text in pair for word in text.split()})
     words += sorted({word for sentence in SENTENCES for word, _ in sentence} - set(words))
@@ -46,7 +46,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         max_position_embeddings=160, pad_token_id=0,
     )  # fmt: skip
     decoder = LlamaForCausalLM(LlamaConfig(**small, num_key_value_heads=2, bos_token_id=2, eos_token_id=5))
-    encoder = BertForMaskedLM(BertConfig(**small))
+    encoder = BertModel(BertConfig(**small))
     for name, model in (("my-decoder", decoder), ("my-encoder", encoder)):
         model.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
