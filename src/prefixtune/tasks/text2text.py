@@ -85,12 +85,13 @@ class Text2Text(Task):
                 f"{table.name}: a target has {longest} tokens but the model has room for {window.positions} beside the "
                 f"prefix; cut targets with --max-target-length"
             )
-        features = []
-        for row, target in zip(table.rows, targets, strict=True):
-            # The source is cut to what its own target leaves, so that a target is never cut by its source.
-            (source,) = self.prompts([row["source"]], model, tokenizer, window, reserved=len(target))
-            features.append({"input_ids": source + target, "labels": [IGNORED] * len(source) + target})
-        return features
+        # Every source is cut to what its own target leaves, so that a target is never cut by its source.
+        texts = [row["source"] for row in table.rows]
+        limits = [window.inputs(reserved=len(target)) for target in targets]
+        return [
+            {"input_ids": source + target, "labels": [IGNORED] * len(source) + target}
+            for source, target in zip(self._decoder_prompts(texts, tokenizer, limits), targets, strict=True)
+        ]
 
     def prompts(
         self, sources: Sequence[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, window: Window,
@@ -100,19 +101,23 @@ class Text2Text(Task):
         if model.config.is_encoder_decoder:
             limit = window.inputs()
             return tokenizer(list(sources), truncation=limit is not None, max_length=limit)["input_ids"]
-        limit = window.inputs(reserved)
+        return self._decoder_prompts(sources, tokenizer, [window.inputs(reserved)] * len(sources))
+
+    def _decoder_prompts(
+        self, sources: Sequence[str], tokenizer: PreTrainedTokenizerBase, limits: Sequence[int | None]
+    ) -> list[list[int]]:
+        """Source and separator; the source alone is cut where both are longer than their limit."""
         after = tokenizer(self.separator, add_special_tokens=False)["input_ids"]
         prompts = []
-        for source, whole in zip(sources, self._undivided(sources, tokenizer), strict=True):
+        encoded = tokenizer([source + self.separator for source in sources])["input_ids"]
+        for source, ids, limit in zip(sources, encoded, limits, strict=True):
+            whole = _without_end(ids, tokenizer)
             if limit is not None and len(whole) > limit:
-                cut = tokenizer(source, truncation=True, max_length=max(limit - len(after), 1))["input_ids"]
-                whole = _without_end(cut, tokenizer)[: max(limit - len(after), 0)] + after
+                room = max(limit - len(after), 0)
+                cut = tokenizer(source, truncation=True, max_length=max(room, 1))["input_ids"]
+                whole = _without_end(cut, tokenizer)[:room] + after
             prompts.append(whole)
         return prompts
-
-    def _undivided(self, sources: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-        encoded = tokenizer([source + self.separator for source in sources])["input_ids"]
-        return [_without_end(ids, tokenizer) for ids in encoded]
 
     def _targets(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
         if tokenizer.eos_token_id is None:
