@@ -89,6 +89,7 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--seed"], "requires an argument"),
         (["--lr", "1", "--lr", "2"], "--lr specified multiple times"),
         (["--schedule", "linaer"], "linaer"),
+        (["--seed", "1", "run.yaml"], "the run file comes first: prefixtune train run.yaml"),
     ],
 )
 def test_bad_training_input_is_one_line(
@@ -302,6 +303,38 @@ def test_evaluate_prints_the_metrics_as_json_and_nothing_else(
     labels = [json.loads(line)["label"] for line in Path(data).read_text().splitlines()]
     found = [json.loads(line) for line in answers.read_text().splitlines()]
     assert printed["accuracy"] == sum(a == b for a, b in zip(labels, found, strict=True)) / len(labels)
+
+
+def test_evaluate_renames_columns_as_training_did(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"phrase": row["text"], "class": row["label"]} for row in tiny.first_letter(16)]
+    data = tiny.jsonl(tmp_path / "rows.jsonl", rows)
+    argv = flags(place, tmp_path / "out", "--train", data, "--test", data, "--columns", "text=phrase,label=class")
+    assert main(argv) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "--prefix", str(tmp_path / "out"), "--data", data]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == pytest.approx(json.loads((tmp_path / "out" / "metrics.json").read_text())["test"], rel=1e-5)
+
+
+def test_generate_without_a_prefix_is_the_base_model(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    prompts = tiny.jsonl(tmp_path / "in.jsonl", [{"source": "abc"}, {"source": "d"}])
+    capsys.readouterr()
+    assert main(["generate", "--model", str(place / "gpt2"), "--input", prompts, "--max-new-tokens", "5"]) == 0
+    found = [json.loads(line)["(base model)"] for line in capsys.readouterr().out.splitlines()]
+    model, tokenizer = (auto.from_pretrained(place / "gpt2") for auto in (AutoModelForCausalLM, AutoTokenizer))
+    for text, answer in zip(("abc", "d"), found, strict=True):
+        ids = tokenizer(text)["input_ids"]
+        new: list[int] = []
+        while len(new) < 5 and tokenizer.eos_token_id not in new:  # greedy, one token at a time
+            new.append(int(model(torch.tensor([ids + new])).logits[0, -1].argmax()))
+        assert answer == tokenizer.decode(new, skip_special_tokens=True).strip()
 
 
 def test_several_prefixes_answer_in_one_batch_what_each_answers_alone(

@@ -111,6 +111,12 @@ def evaluate(
     return {"loss": found.loss, **task.score(found.answers, prepared)}, found.answers
 
 
+def trained_columns(metadata: Mapping[str, Any], table: Table) -> Table:
+    """The table with the columns renamed as in training, where it has the columns that training renamed."""
+    stored, present = metadata.get("columns") or {}, table.columns()
+    return table.renamed({new: old for new, old in stored.items() if old in present and new not in present})
+
+
 def trained_decoding(metadata: Mapping[str, Any], **overrides: Any) -> Decoding:
     """The decoding that training evaluated with, changed by the `overrides` that are not None."""
     known = {field.name for field in fields(Decoding)}

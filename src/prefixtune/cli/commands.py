@@ -72,7 +72,7 @@ def evaluate(
     model: The base model; default: the one the prefix names.
     split: Split of a hub data set.
     subset: Configuration of a hub data set.
-    columns: Renames of columns, as in source=mr,target=ref.
+    columns: Renames of columns, as in source=mr,target=ref; default: as in training.
     data_format: Format of the file when its extension does not say.
     batch_size: Examples a batch.
     dtype: Type of the base model's weights: auto, float32, bfloat16, float16.
@@ -85,6 +85,8 @@ def evaluate(
     renames = parse_structured(columns, "--columns", single=False, mapping=True) if columns else None
     table = tasks.read(data, split=split, subset=subset, form=data_format, columns=renames)
     loaded = evaluation.load(model, {"default": prefix}, dtype=dtype)
+    if renames is None:
+        table = evaluation.trained_columns(loaded.metadata["default"], table)
     how = evaluation.trained_decoding(loaded.metadata["default"], **(decoding or DecodingOptions()).overrides())
     scores, answers = evaluation.evaluate(loaded, "default", table, batch_size=batch_size, decoding=how)
     print(json.dumps(scores, indent=2))

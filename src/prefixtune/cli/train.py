@@ -39,6 +39,8 @@ def build(tokens: Sequence[str]) -> cyclopts.App:
 
     def train(run_file: Path | None = None, /, *, resume: bool = False, **options: Any) -> None:
         assert method is not None
+        if run_file is not None and str(run_file) != source:
+            raise ConfigError(f"the run file comes first: prefixtune train {run_file} --option ...")
         own = {field.name for field in dataclasses.fields(RunConfig)}
         config = RunConfig(**{key: value for key, value in options.items() if key in own})
         _train(config, method(**{key: value for key, value in options.items() if key not in own}), resume, tokens)

@@ -99,6 +99,7 @@ def _finish(
         "task": bench.task.metadata(),
         "decoding": vars(bench.decoding),
         "max_length": config.max_length,
+        "columns": config.columns or {},
         "metrics": found,
     }
     pt.save(bench.model, output, name=config.name, metadata=metadata)

@@ -101,6 +101,8 @@ def build_trainer(config: RunConfig, bench: Bench, metric: str | None) -> Prefix
         raise ConfigError(" ".join(str(error).split())) from error
     if arguments.n_gpu > 1:
         raise ConfigError(f"{arguments.n_gpu} GPUs are visible, but a run uses one: set CUDA_VISIBLE_DEVICES=0")
+    if arguments.world_size > 1:
+        raise ConfigError(f"{arguments.world_size} processes were launched, but a run is one: use no launcher")
     answered = metric not in (None, "loss") or bench.task.kind != "text2text"
 
     def judge(model: PreTrainedModel) -> dict[str, float]:
