@@ -376,7 +376,9 @@ def test_mixed_precision_computes_in_it_and_stores_what_the_base_is_in(tmp_path:
     model.classifier.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
     trainer.compute_loss(model, dict(next(iter(trainer.get_train_dataloader()))))
     assert torch.bfloat16 in seen
-    train(run, method())  # the folder holds an empty folder of checkpoints by now, which is nothing to refuse
+    found = train(run, method())  # the folder holds an empty folder of checkpoints by now, which is nothing to refuse
+    scores, _ = evaluation.evaluate(evaluation.load(bert, {"default": run.output}), "default", tasks.read(str(run.test)))
+    assert scores == pytest.approx(found["test"], rel=1e-5)  # in the precision it will be used in
     assert {tensor.dtype for tensor in load_file(Path(run.output) / "prefix.safetensors").values()} == {torch.float32}
 
 
@@ -398,12 +400,19 @@ def test_a_reporter_that_is_not_there_is_named_before_training(tmp_path: Path, b
     assert not Path(run.output).exists()
 
 
-def test_inputs_that_are_cut_are_counted(tmp_path: Path, bert: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inputs_that_are_cut_are_counted(tmp_path: Path, bert: str, caplog: pytest.LogCaptureFixture) -> None:
     rows = [{"text": "a" * length, "label": str(length % 2)} for length in (1, 2, 30, 31)]
     run = config(tmp_path, "classification", bert, max_length=8, epochs=1, eval=None, test=None)
     tiny.jsonl(Path(run.train), rows)
     train(run, method())
-    assert "2 of 4 training examples fill all 8 tokens there is room for" in capsys.readouterr().err
+    assert "train.jsonl: 2 of 4 inputs fill all 8 tokens there is room for" in caplog.text
+
+
+def test_a_run_that_diverges_leaves_no_prefix(tmp_path: Path, gpt2: str) -> None:
+    run = config(tmp_path, "text2text", gpt2, lr=1e38, clip=0, epochs=1)
+    with pytest.raises(ConfigError, match="training diverged.*lower --lr"):
+        train(run, method("p_tuning_v2"))
+    assert not (Path(run.output) / "prefix.safetensors").exists()
 
 
 def test_a_run_without_matplotlib_says_so_and_goes_on(

@@ -13,7 +13,7 @@ from prefixtune.errors import CheckpointError, ConfigError
 from prefixtune.tasks import Decoding, Table, Task, Window
 from prefixtune.tasks.decoding import generate_batch, reserve, seeded
 from prefixtune.tasks.loading import load_base, window
-from prefixtune.tasks.task import batches_by_length
+from prefixtune.tasks.task import batches_by_length, tell_of_cuts
 from prefixtune.tasks.text2text import Text2Text
 
 if TYPE_CHECKING:
@@ -138,6 +138,7 @@ def generate(
     tails = {name: _text_task(loaded, name) for name in names}
     keep = reserve(model, loaded.window, decoding)
     ids = [tails[name].prompts([prompts[row]], model, tokenizer, loaded.window, reserved=keep)[0] for row, name in jobs]
+    tell_of_cuts("prompts", [len(prompt) for prompt in ids], loaded.window.inputs(keep))
     answers: list[dict[str | None, str]] = [{} for _ in prompts]
     # Rows of one prompt stay together: a batch is a whole number of prompts.
     size = max(batch_size // len(names), 1) * len(names)

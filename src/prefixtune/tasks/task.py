@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
+import functools
 import importlib.util
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -173,6 +175,7 @@ class HeadTask(Task):
         batch_size: int, decoding: Decoding, answered: bool,
     ) -> Prediction:  # fmt: skip
         features = self.features(table, model, tokenizer, window)
+        tell_of_cuts(table.name, [len(feature["input_ids"]) for feature in features], window.inputs())
         found: list[Any] = [None] * len(features)
         total, count = 0.0, 0
         for rows, logits, labels in batch_logits(model, features, self.collator(model, tokenizer), batch_size):
@@ -206,6 +209,18 @@ def batch_logits(
                 yield rows, model(**batch).logits, labels
     finally:
         model.train(training)
+
+
+def tell_of_cuts(name: str, lengths: Sequence[int], limit: int | None) -> None:
+    """A warning, once for each file, when inputs fill all the tokens there is room for: what was longer was cut."""
+    full = sum(length >= limit for length in lengths) if limit is not None else 0
+    if full:
+        _tell_once(f"{name}: {full} of {len(lengths)} inputs fill all {limit} tokens there is room for and may be cut")
+
+
+@functools.cache
+def _tell_once(message: str) -> None:
+    logging.getLogger("prefixtune").warning(message)
 
 
 def token_losses(logits: torch.Tensor, labels: torch.Tensor, *, shifted: bool) -> tuple[torch.Tensor, torch.Tensor]:

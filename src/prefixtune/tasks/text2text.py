@@ -17,6 +17,7 @@ from prefixtune.tasks.task import (
     Task,
     Window,
     batch_logits,
+    tell_of_cuts,
     token_losses,
 )
 
@@ -148,9 +149,9 @@ class Text2Text(Task):
             total, count = total + float(loss), count + int(labelled)
         answers = None
         if answered:
-            prompts = self.prompts(
-                list(grouped(table)), model, tokenizer, window, reserved=reserve(model, window, decoding)
-            )
+            kept = reserve(model, window, decoding)
+            prompts = self.prompts(list(grouped(table)), model, tokenizer, window, reserved=kept)
+            tell_of_cuts(table.name, [len(prompt) for prompt in prompts], window.inputs(kept))
             answers = generate(model, tokenizer, prompts, window, decoding, batch_size)
         return Prediction(loss=total / max(count, 1), answers=answers)
 

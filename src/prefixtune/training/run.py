@@ -83,6 +83,8 @@ def _finish(
     from prefixtune.checkpoint import read_config
 
     output, state, data = Path(config.output), trainer.state, bench.data
+    _refuse_divergence(bench.model, state.best_global_step, metric)
+    trainer.accelerator.unwrap_model(bench.model, keep_fp32_wrapper=False)  # scored as it will be used: no autocast
     scores = {
         role: bench.measure(table)
         for role, table in (("eval", data.eval), ("test", data.test))
@@ -111,6 +113,12 @@ def _finish(
     if not config.keep_checkpoints:
         shutil.rmtree(output / results.CHECKPOINTS, ignore_errors=True)
     return found
+
+
+def _refuse_divergence(model: PreTrainedModel, best_step: int | None, metric: str | None) -> None:
+    finite = all(bool(p.isfinite().all()) for p in model.parameters() if p.requires_grad)
+    if not finite or (metric is not None and best_step is None):
+        raise ConfigError("training diverged: the prefix or its metric is no number any more; lower --lr or --clip")
 
 
 def _parameters(model: PreTrainedModel) -> dict[str, int]:

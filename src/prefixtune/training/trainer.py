@@ -6,8 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput
 
 from prefixtune.errors import ConfigError
-from prefixtune.tasks import Window
-from prefixtune.tasks.task import Feature, token_losses
+from prefixtune.tasks.task import tell_of_cuts, token_losses
 from prefixtune.training import results
 from prefixtune.training.bench import Bench
 from prefixtune.training.config import RunConfig
@@ -103,7 +101,7 @@ def build_trainer(config: RunConfig, bench: Bench, metric: str | None) -> Prefix
         raise ConfigError(f"{arguments.n_gpu} GPUs are visible, but a run uses one: set CUDA_VISIBLE_DEVICES=0")
     if arguments.world_size > 1:
         raise ConfigError(f"{arguments.world_size} processes were launched, but a run is one: use no launcher")
-    answered = metric not in (None, "loss") or bench.task.kind != "text2text"
+    answered = metric != "loss" or bench.task.chooses != "loss"  # texts are generated only where they are judged
 
     def judge(model: PreTrainedModel) -> dict[str, float]:
         assert bench.data.eval is not None
@@ -111,7 +109,7 @@ def build_trainer(config: RunConfig, bench: Bench, metric: str | None) -> Prefix
 
     task, model = bench.task, bench.model
     features = task.features(bench.data.train, model, bench.tokenizer, bench.room)
-    _tell_of_cuts(features, bench.room)
+    tell_of_cuts(bench.data.train.name, [len(feature["input_ids"]) for feature in features], bench.room.inputs())
     stoppers = [] if config.patience is None else [EarlyStoppingCallback(config.patience)]
     try:
         with _tensorboard_in(Path(config.output) / "tensorboard"):
@@ -127,18 +125,7 @@ def build_trainer(config: RunConfig, bench: Bench, metric: str | None) -> Prefix
                 callbacks=stoppers,
             )
     except (RuntimeError, ValueError) as error:  # a reporter that is unknown, or whose library is not installed
-        raise ConfigError(f"--report-to {config.report_to}: {' '.join(str(error).split())}") from error
-
-
-def _tell_of_cuts(features: Sequence[Feature], room: Window) -> None:
-    limit = room.inputs()
-    full = sum(limit is not None and len(feature["input_ids"]) >= limit for feature in features)
-    if full:
-        print(
-            f"{full} of {len(features)} training examples fill all {limit} tokens there is room for; "
-            "what was longer was cut",
-            file=sys.stderr,
-        )
+        raise ConfigError(" ".join(str(error).split())) from error
 
 
 @contextlib.contextmanager
@@ -183,6 +170,7 @@ def _trainer_options(config: RunConfig, metric: str | None) -> dict[str, Any]:
         "save_steps": config.eval_every or 500,
         "save_total_limit": 1,
         "report_to": config.report_to.split(","),
+        "logging_nan_inf_filter": False,
         "restore_callback_states_from_checkpoint": True,  # the patience that is used up
         "remove_unused_columns": False,
         "use_cpu": not torch.accelerator.is_available(),  # or bf16 is refused for want of a GPU
