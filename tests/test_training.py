@@ -377,7 +377,8 @@ def test_mixed_precision_computes_in_it_and_stores_what_the_base_is_in(tmp_path:
     trainer.compute_loss(model, dict(next(iter(trainer.get_train_dataloader()))))
     assert torch.bfloat16 in seen
     found = train(run, method())  # the folder holds an empty folder of checkpoints by now, which is nothing to refuse
-    scores, _ = evaluation.evaluate(evaluation.load(bert, {"default": run.output}), "default", tasks.read(str(run.test)))
+    loaded = evaluation.load(bert, {"default": run.output})
+    scores, _ = evaluation.evaluate(loaded, "default", tasks.read(str(run.test)))
     assert scores == pytest.approx(found["test"], rel=1e-5)  # in the precision it will be used in
     assert {tensor.dtype for tensor in load_file(Path(run.output) / "prefix.safetensors").values()} == {torch.float32}
 
