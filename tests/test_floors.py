@@ -17,6 +17,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 # it only hands names on, so a name taken from it counts as an import from the module that the name lives in.
 FLOORS = {
     "errors": 0,
+    "kernel": 0,
     "attention": 0,
     "geometry": 0,
     "identity": 0,
@@ -25,7 +26,6 @@ FLOORS = {
     "methods": 2,
     "initialisation": 2,
     "architectures": 2,
-    "kernel": 0,
     "positions": 1,
     "seam": 2,
     "bank": 2,
