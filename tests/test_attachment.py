@@ -556,3 +556,43 @@ def test_every_prefix_reads_out_through_its_own_head(kind: str) -> None:
     heads = model.prefixtune.heads_of("one")
     states = torch.randn(2, 32)
     assert not torch.equal(heads["classifier"](states), model.prefixtune.heads_of("two")["classifier"](states))
+
+
+def test_a_model_that_needs_more_than_one_input_is_refused_by_name() -> None:
+    text = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "eos_token_id": 2}
+    vision = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "image_size": 16, "patch_size": 8}
+    model = tf.CLIPModel(tf.CLIPConfig(text_config=text, vision_config=vision)).eval()
+    with pytest.raises(pt.ModelError, match=r"CLIPModel does not run on the tiny input.*text model"):
+        pt.attach(model, pt.PTuningV2(length=P))
+    assert pt.prefixes(model) == []
+
+
+def test_rows_that_a_model_cuts_into_windows_take_one_prefix_alone() -> None:
+    config = tf.SwinConfig(image_size=32, patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4)
+    torch.manual_seed(0)
+    model = pt.attach(tf.SwinModel(config).eval(), pt.PTuningV2(length=P))
+    images = {"pixel_values": torch.randn(2, 3, 32, 32)}
+    with torch.no_grad():
+        whole, alone = model(**images)[0], model(pixel_values=images["pixel_values"][1:])[0]
+    close(whole[1:], alone)
+    with pt.using(model, ["default", None]), pytest.raises(pt.ConfigError, match="cuts 2 rows into 8 pieces"):
+        model(**images)
+
+
+def test_layers_that_are_no_attention_are_passed_over_and_the_rest_is_reached() -> None:
+    config = tf.Lfm2Config(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, layer_types=["conv", "full_attention", "conv"],
+    )  # fmt: skip
+    model = pt.attach(tf.Lfm2ForCausalLM(config).eval(), pt.PTuningV2(length=P))
+    assert [layer.module for layer in model.prefixtune.geometry.layers] == ["model.layers.1.self_attn"]
+
+
+def test_a_pipeline_takes_an_attached_model_as_it_is() -> None:
+    model = attached(LLAMA, "adaptive-token")
+    pipeline = tf.pipeline("text-generation", model=model, tokenizer=tokenizer(), device="cpu")
+    model.generation_config.pad_token_id = zoo.PAD
+    answer = pipeline("w5 w9 w11", max_new_tokens=4, do_sample=False, return_tensors=True)
+    ids = tokenizer()("w5 w9 w11", return_tensors="pt")
+    expected = model.generate(**ids, max_new_tokens=4, do_sample=False)
+    assert answer[0]["generated_token_ids"] == expected[0].tolist()

@@ -63,6 +63,7 @@ class Forward:
     """One call of a stack while it runs."""
 
     groups: list[Group]
+    batch: int
     past: int  # tokens already in the cache
     mask: Tensor | None  # [B, S]: 1 where there is text
     positions: Tensor | None  # [B, T]: of the real tokens, the first at 0; None where no prefix needs them
@@ -191,7 +192,7 @@ class Stack:
             mask = mask[:, : past + tokens.shape[1]]
         prefixed = any(group.prefix is not None for group in groups)
         positions = real_positions(tokens, mask, past) if prefixed and tokens.ndim < 4 else None
-        return Forward(groups, past, mask, positions, cache if isinstance(cache, Cache) else None)
+        return Forward(groups, tokens.shape[0], past, mask, positions, cache if isinstance(cache, Cache) else None)
 
     def _must_place(self, forward: Forward, named: dict[str, Any]) -> bool:
         """Whether the model's own positions would be wrong: moved behind a prefix, or counting left padding.
@@ -300,6 +301,11 @@ class Seat:
         name = f"{layer.site}.{layer.index}"
         call = replace(call, hidden=forward.hidden, real=forward.real(call.query.shape[2]))
         forward.hidden = None
+        if len(forward.groups) > 1 and call.query.shape[0] != forward.batch:
+            raise ConfigError(
+                f"{type(call.module).__name__} cuts {forward.batch} rows into {call.query.shape[0]} pieces, so a prefix "
+                "for each row cannot be told apart there; use one prefix for the whole batch"
+            )
         parts = [self._attend_group(group, name, call, forward) for group in forward.groups]
         if len(parts) == 1:
             return parts[0]

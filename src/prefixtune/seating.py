@@ -57,7 +57,7 @@ def seat(model: PreTrainedModel) -> Bank:
         )
     if isinstance(model._modules.get(BANK), Bank):
         return bank_of(model)
-    before = _tiny_output(model)
+    before = _tiny_output(model)  # the model as it is, before anything is routed
     undo: list[Callable[[], object]] = []
     try:
         undo += architectures.adapt(model)
@@ -199,5 +199,12 @@ def _prove_bare(model: PreTrainedModel, before: Tensor, now: Tensor) -> None:
 
 
 def _tiny_output(model: PreTrainedModel) -> Tensor:
-    """The first output of `model` on the tiny input."""
-    return geometry.run_tiny(model)[0]
+    """The first output of `model` on the tiny input. Raises ModelError when it does not run on such an input at all."""
+    try:
+        return geometry.run_tiny(model)[0]
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{type(model).__name__} does not run on the tiny input that attach proves itself with "
+            f"({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}); "
+            "attach to the part of it that has the attention, e.g. its text model"
+        ) from error
