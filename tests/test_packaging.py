@@ -44,7 +44,7 @@ def third_party_imports() -> set[str]:
                 names |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
                 names.add(node.module.partition(".")[0])
-    return names - set(sys.stdlib_module_names) - {"prefixtune"} - {path.stem for path in (ROOT / "tests").glob("*.py")}
+    return names - set(sys.stdlib_module_names) - {"prefixtune"} - {path.stem for path in files}
 
 
 def test_every_import_is_of_a_declared_dependency() -> None:
