@@ -264,6 +264,17 @@ def test_help_shows_every_option_of_the_method_with_its_text(name: str, capsys: 
     assert "counted from 0. Default: all." in " ".join(shown.replace("│", "").split())
 
 
+@pytest.mark.parametrize("command", ["evaluate", "generate", "inspect", "export", "train"])
+def test_every_option_of_every_command_has_a_text(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    import cyclopts
+
+    from prefixtune.cli import _app
+
+    arguments = _app([])[command].assemble_argument_collection(parse_docstring=True)
+    assert isinstance(arguments, cyclopts.ArgumentCollection)
+    assert [argument.name for argument in arguments if argument.show and not argument.parameter.help] == []
+
+
 def test_the_help_knows_the_methods_without_importing_them() -> None:
     assert train.method_names() == methods.names()
 

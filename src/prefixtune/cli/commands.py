@@ -65,19 +65,18 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Score a prefix on data; the metrics are printed as JSON.
 
-    Parameters
-    ----------
-    prefix: Folder (or hub id) of the prefix.
-    data: File or hub data set with the columns of the prefix's task.
-    model: The base model; default: the one the prefix names.
-    split: Split of a hub data set.
-    subset: Configuration of a hub data set.
-    columns: Renames of columns, as in source=mr,target=ref; default: as in training.
-    data_format: Format of the file when its extension does not say.
-    batch_size: Examples a batch.
-    dtype: Type of the base model's weights: auto, float32, bfloat16, float16.
-    output: File to write the metrics to, as well.
-    predictions: JSONL file to write the model's answers to, one a row (text to text: one a source).
+    Args:
+        prefix: Folder (or hub id) of the prefix.
+        data: File or hub data set with the columns of the prefix's task.
+        model: The base model; default: the one the prefix names.
+        split: Split of a hub data set.
+        subset: Configuration of a hub data set.
+        columns: Renames of columns, as in source=mr,target=ref; default: as in training.
+        data_format: Format of the file when its extension does not say.
+        batch_size: Examples a batch.
+        dtype: Type of the base model's weights: auto, float32, bfloat16, float16.
+        output: File to write the metrics to, as well.
+        predictions: JSONL file to write the model's answers to, one a row (text to text: one a source).
     """
     from prefixtune import evaluation, tasks
     from prefixtune.training import results
@@ -104,17 +103,16 @@ def generate(
 ) -> None:  # fmt: skip
     """Generate with one prefix or several; several answer in one batch, side by side.
 
-    Parameters
-    ----------
-    model: The base model; default: the one the first prefix names.
-    prefix: Folder of a prefix, or NAME=FOLDER; may be repeated.
-    prompt: One text to answer.
-    input: File of texts to answer (its column `source`); answers go to --output or standard output as JSONL.
-    output: JSONL file for the answers.
-    bare: Answer without a prefix, too.
-    columns: Renames of columns, as in source=mr.
-    batch_size: Rows a batch.
-    dtype: Type of the base model's weights: auto, float32, bfloat16, float16.
+    Args:
+        model: The base model; default: the one the first prefix names.
+        prefix: Folder of a prefix, or NAME=FOLDER; may be repeated.
+        prompt: One text to answer.
+        input: File of texts to answer (its column `source`); answers go to --output or standard output as JSONL.
+        output: JSONL file for the answers.
+        bare: Answer without a prefix, too.
+        columns: Renames of columns, as in source=mr.
+        batch_size: Rows a batch.
+        dtype: Type of the base model's weights: auto, float32, bfloat16, float16.
     """
     from prefixtune import evaluation
     from prefixtune.training import results
@@ -144,9 +142,8 @@ def generate(
 def inspect(directory: str, /) -> None:
     """Say what a prefix folder holds: method, lengths, sites, size, base model, task, metrics. Loads no base model.
 
-    Parameters
-    ----------
-    directory: Folder of the prefix.
+    Args:
+        directory: Folder of the prefix.
     """
     from prefixtune.cli.inspection import describe
 
@@ -158,13 +155,12 @@ def export(
 ) -> None:
     """Write a prefix in another library's format.
 
-    Parameters
-    ----------
-    directory: Folder of the prefix.
-    to: peft: a PREFIX_TUNING checkpoint that PEFT loads.
-    output: Folder to write.
-    model: The base model; default: the one the prefix names.
-    dtype: Type of the base model's weights: auto, float32, bfloat16, float16.
+    Args:
+        directory: Folder of the prefix.
+        to: peft: a PREFIX_TUNING checkpoint that PEFT loads.
+        output: Folder to write.
+        model: The base model; default: the one the prefix names.
+        dtype: Type of the base model's weights: auto, float32, bfloat16, float16.
     """
     import prefixtune as pt
     from prefixtune import evaluation

@@ -18,6 +18,10 @@ from prefixtune.training.config import RunConfig
 _HELP = """Train a prefix. Every option is also a key of RUN.yaml; the command line overrides the file.
 
 Methods: {methods}. Each has options of its own: prefixtune train --method adaptive --help
+
+Args:
+    run_file: YAML file of options.
+    resume: Go on with the run that OUTPUT holds, or start it; without a RUN.yaml, with the settings recorded there.
 """
 _RUN = cyclopts.Group("Run", sort_key=1)
 
