@@ -53,6 +53,8 @@ def test_metadata_comes_back_as_it_was(saved: Path) -> None:
     model = pt.load(GPT2.make(), saved)
     pt.save(model, saved, metadata={"task": "text2text", "labels": ["a", "b"]})
     assert checkpoint.read_config(saved)["metadata"] == {"task": "text2text", "labels": ["a", "b"]}
+    pt.save(pt.load(GPT2.make(), saved), saved)
+    assert checkpoint.read_config(saved)["metadata"] == {"task": "text2text", "labels": ["a", "b"]}
 
 
 def test_a_head_travels_with_its_prefix_and_not_with_the_base(tmp_path: Path) -> None:

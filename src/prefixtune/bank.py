@@ -43,6 +43,7 @@ class Bank(nn.Module):
         self.geometry = shape
         self.entries = nn.ModuleDict()
         self.heads = nn.ModuleDict()
+        self.metadata: dict[str, dict[str, Any]] = {}  # what a saved prefix said of its task, by name
         self.active: str | None = None
         self.stacks: list[Stack] = []
         self.watchers: list[Watcher] = []
@@ -73,6 +74,7 @@ class Bank(nn.Module):
         self.get(name)
         del self.entries[_inner_key(name)]
         del self.heads[_inner_key(name)]
+        self.metadata.pop(name, None)
         if self.active == name:
             self.active = self.names[-1] if self.names else None
 

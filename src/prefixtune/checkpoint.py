@@ -40,7 +40,7 @@ def save(
 ) -> None:
     """Write the prefix `name`, folded, and its task head: `prefix.safetensors` and `prefix_config.json`.
 
-    `metadata` is kept in the header as it is (JSON). Raises ConfigError when there is no such prefix.
+    `metadata` is kept in the header as it is (JSON); None keeps what the prefix was loaded with. Raises ConfigError when there is no such prefix.
     """
     bank = bank_of(model)
     prefix = bank.get(name)
@@ -58,7 +58,7 @@ def save(
         "stored_parameters": sum(tensor.numel() for tensor in tensors.values()),
         "base_model": identity_of(model, bank.geometry).to_json(),
         "sha256": hashlib.sha256(data).hexdigest(),
-        "metadata": dict(metadata or {}),
+        "metadata": dict(bank.metadata.get(name, {}) if metadata is None else metadata),
     }
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
@@ -141,6 +141,7 @@ def load(
         except CheckpointError:
             bank.remove(chosen)
             raise
+        bank.metadata[chosen] = header.get("metadata", {})
         prefix.requires_grad_(trainable)
         bank.heads_of(chosen).requires_grad_(trainable)
         replace_save_pretrained(model)
