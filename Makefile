@@ -25,7 +25,7 @@ demo: $(READY) ## two adapted models, before and after, offline, in about two mi
 	@$(BIN)/prefixtune demo
 
 test: $(READY) ## the whole test suite, offline (TESTS=tests/test_x.py for one file)
-	@$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 $(TESTS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal $(TESTS)
 
 lint: $(READY) ## ruff and mypy
 	@$(BIN)/ruff check .
@@ -37,7 +37,7 @@ floors: $(READY) ## the law of the house: imports go down only
 oldest: $(OLDEST)/.ready ## the contract tests on the oldest transformers that is supported
 	@export PYTHONPATH=$(CURDIR)/$(OLDEST)
 	$(BIN)/python -c "import transformers as t; assert t.__version__.startswith('5.16.'), t.__version__; print('transformers', t.__version__)"
-	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 -m "not slow" tests/test_contract.py
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal -m "not slow" tests/test_contract.py
 
 # torch goes first and by itself, so that a machine that offers a CPU build takes that one. An install that was cut off
 # leaves $(UNFINISHED) behind and the next one starts from an empty folder; $(READY) is written last.
