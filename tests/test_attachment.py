@@ -596,3 +596,17 @@ def test_a_pipeline_takes_an_attached_model_as_it_is() -> None:
     ids = tokenizer()("w5 w9 w11", return_tensors="pt")
     expected = model.generate(**ids, max_new_tokens=4, do_sample=False)
     assert answer[0]["generated_token_ids"] == expected[0].tolist()
+
+
+def test_a_decoders_starting_text_begins_as_its_tokenizer_begins_one_and_an_encoders_does_not() -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    words = tokenizer()
+    words.eos_token = "w2"
+    words.backend_tokenizer.post_processor = TemplateProcessing(
+        single="w1 $A w2", special_tokens=[("w1", 1), ("w2", 2)]
+    )
+    assert words("w5 w9").input_ids == [1, 5, 9, 2]
+    for architecture, length in ((LLAMA, 3), (BERT, 2)):
+        model = pt.attach(architecture.make(), pt.PTuningV2(length=None, init="text:w5 w9"), tokenizer=words)
+        assert {slot.length for slot in model.prefixtune.get("default").slots.values()} == {length}

@@ -37,7 +37,7 @@ def attach(
         raise ConfigError(f"expected a method, e.g. PrefixTuning(length=10), but got {type(method).__name__}")
     text = initialisation.text_of(method)
     with seating.entering(model, check_name(name)) as bank:
-        ids = None if text is None else initialisation.token_ids(text, model, tokenizer)
+        ids = None if text is None else initialisation.token_ids(text, model, bank.geometry, tokenizer)
         slots = seating.slots_for(method, model, bank, None if ids is None else ids.shape[1])
         with bank.choose(None):
             start = initialisation.start_for(method, model, bank.geometry, slots, ids)

@@ -27,11 +27,20 @@ def text_of(method: Method) -> str | None:
     return None
 
 
-def token_ids(text: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> Tensor:
-    """The ids `[1, n]` of a text in the model's own tokens, without special ones."""
+def token_ids(
+    text: str, model: PreTrainedModel, geometry: Geometry, tokenizer: PreTrainedTokenizerBase | None
+) -> Tensor:
+    """The ids `[1, n]` of a text, as it would stand in front of another.
+
+    A decoder's text begins as its tokenizer begins one (a first token is where attention goes to rest) and does not
+    end; elsewhere a text stands without special tokens.
+    """
     if tokenizer is None:
         tokenizer = _own_tokenizer(model)
-    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+    in_decoder = geometry.sites == ("decoder",)
+    ids = tokenizer(text, add_special_tokens=in_decoder, return_tensors="pt").input_ids
+    if in_decoder and ids.shape[1] > 1 and ids[0, -1] == tokenizer.eos_token_id:
+        ids = ids[:, :-1]
     if ids.shape[1] == 0:
         raise ConfigError(f"the text {text!r} has no tokens; expected words that the tokenizer knows")
     return ids.to(model.device)
