@@ -16,7 +16,7 @@ PYTHONS := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3)
 TESTS ?= tests
 WORKERS ?= logical
 
-.PHONY: help demo test lint floors oldest
+.PHONY: help demo test lint floors oldest bench
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -38,6 +38,10 @@ oldest: $(OLDEST)/.ready ## the contract tests on the oldest transformers that i
 	@export PYTHONPATH=$(CURDIR)/$(OLDEST)
 	$(BIN)/python -c "import transformers as t; assert t.__version__.startswith('5.16.'), t.__version__; print('transformers', t.__version__)"
 	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal -m "not slow" tests/test_contract.py
+
+bench: $(READY) ## measure attention and training steps against the frozen floor; writes benchmarks/RESULTS.md
+	@$(BIN)/python benchmarks/attention.py
+	$(BIN)/python benchmarks/train_step.py
 
 # torch goes first and by itself, so that a machine that offers a CPU build takes that one. An install that was cut off
 # leaves $(UNFINISHED) behind and the next one starts from an empty folder; $(READY) is written last.

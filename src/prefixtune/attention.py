@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from prefixtune import kernel
 
 AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
 
@@ -133,12 +136,53 @@ def joint_attention(
     of K and V per example.
     """
     prefix_key, prefix_value = prefix_key.to(call.key.dtype), prefix_value.to(call.value.dtype)
+    if can_merge(call) and merging_pays(call, prefix_key.shape[1], gate):
+        return merge(call, prefix_key, prefix_value, gate), None
     if gate is not None and gate.shape[1] > 1:
         return _gated_by_position(call, prefix_key, prefix_value, gate.to(call.query.dtype))
     if gate is not None:
         factor = gate.to(call.key.dtype).transpose(1, 2)[:, None]  # [B|1, 1, P, 1]
         return _joined_keys(call, prefix_key * factor, prefix_value * factor)
     return _joined_keys(call, prefix_key[None], prefix_value[None])
+
+
+def can_merge(call: AttentionCall) -> bool:
+    """Whether `kernel.merged_attention` computes exactly what this call asks for."""
+    options, bias = call.options, call.options.get("position_bias")
+    return (
+        call.base is sdpa_attention_forward
+        and kernel.available(call.query)
+        and len(call.query) == len(call.key)
+        and not options.get("dropout")
+        and options.get("softcap") is None  # which sdpa refuses, with its own message
+        and options.get("cache") is None  # a paged cache, which sdpa updates itself
+        and (bias is None or not bias.requires_grad)
+        and call.prefix_bias is None
+        and call.prefix_mask is None
+    )
+
+
+def merging_pays(call: AttentionCall, length: int, gate: Tensor | None) -> bool:
+    """Whether merging is faster than joining; measured by benchmarks/attention.py, on one core.
+
+    A short prefix in front of some hundred tokens is cheaper joined: there, flash attention gains nothing from
+    causality yet. Decoding in a small batch is all overhead.
+    """
+    B, T, S = len(call.query), call.query.shape[2], call.key.shape[2]
+    if T == 1:
+        return B * S >= 512
+    return S >= 512 or 4 * length > S or (gate is not None and gate.shape[1] > 1)
+
+
+def merge(call: AttentionCall, prefix_key: Tensor, prefix_value: Tensor, gate: Tensor | None) -> Tensor:
+    """The joint attention by `kernel.merged_attention`: `[B, T, H, Dv]`."""
+    call = cut_unwritten_keys(call)
+    mask, bias = call.mask, call.options.get("position_bias")
+    if bias is not None:
+        mask = add_mask(bias, visible_mask(call))
+    return kernel.merged_attention(
+        call.query, call.key, call.value, prefix_key, prefix_value, gate, mask, call.causal and mask is None, call.scale
+    )
 
 
 def _joined_keys(call: AttentionCall, prefix_key: Tensor, prefix_value: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -261,7 +305,10 @@ def separate_attention(
     Source: LLaMA-Adapter (Zhang et al. 2023, arXiv 2303.16199), equations 4 to 9.
     """
     out, weights = call.run_base()
-    score = prefix_scores(call, prefix_key.to(call.key.dtype))
-    score = add_mask(score, call.prefix_mask)
-    alone = mix_prefix_values(softmax_with_sinks(score, {}), prefix_value.to(call.value.dtype))  # [B, H, T, Dv]
+    prefix_key, prefix_value = prefix_key.to(call.key.dtype), prefix_value.to(call.value.dtype)
+    if call.prefix_mask is None:
+        alone = kernel.prefix_attention(call.query, prefix_key, prefix_value, call.scale)  # [B, H, T, Dv]
+    else:
+        score = add_mask(prefix_scores(call, prefix_key), call.prefix_mask)
+        alone = mix_prefix_values(softmax_with_sinks(score, {}), prefix_value)
     return out + (alone * factor.to(out.dtype).view(1, -1, 1, 1)).transpose(1, 2), weights

@@ -1,0 +1,70 @@
+"""Where results go: one section a script in `RESULTS.md`, each with the machine and the commit it was measured on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "RESULTS.md"
+TITLE = "# Results\n\nWritten by the scripts of this folder; each section names its command. Do not edit by hand.\n"
+PACKAGES = ("torch", "transformers", "peft")
+
+
+def machine() -> str:
+    """Processor, cores, versions, commit, date and load, in one paragraph."""
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return (
+        f"{_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}; "
+        f"commit {_commit()}; {now}; load average at the end {load()}."
+    )
+
+
+def load() -> str:
+    """The load averages of the last 1, 5 and 15 minutes."""
+    return " ".join(f"{value:.1f}" for value in os.getloadavg())
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    """The commit, and whether files of the package or of this folder differ from it."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=HERE.parent, capture_output=True, text=True, check=True).stdout
+
+    changed = git("status", "--porcelain", "--", "src", "benchmarks/*.py").strip()
+    return git("rev-parse", "--short", "HEAD").strip() + (" with changes on top" if changed else "")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def write(section: str, body: str) -> None:
+    """Put `body` under the heading `section` of `RESULTS.md`, in place of what stood there."""
+    text = RESULTS.read_text() if RESULTS.exists() else TITLE
+    block = f"## {section}\n\n{body.strip()}\n"
+    found = re.search(rf"^## {re.escape(section)}\n.*?(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    if found:
+        text = text[: found.start()] + block + ("\n" if text[found.end() :] else "") + text[found.end() :]
+    else:
+        text = text.rstrip() + "\n\n" + block
+    half = RESULTS.with_suffix(".part")
+    half.write_text(text)
+    os.replace(half, RESULTS)
+    print(f"\n## {section}\n\n{body}\nwritten to {RESULTS.relative_to(HERE.parent)}")

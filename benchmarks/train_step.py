@@ -1,0 +1,241 @@
+"""A training step of each method, as a ratio to the frozen floor: `python benchmarks/train_step.py`.
+
+The floor is what no prefix method can be without: the frozen model's own forward and backward, with the gradient of
+the loss with respect to every layer's keys and values, and none with respect to weights. It is measured by an attention
+function that is transformers' own sdpa, after it made the keys and values of the first layer require a gradient; from
+there every later layer's keys and values get theirs.
+
+The model is an 8-layer Llama of width 512 with random weights (8 heads, MLP 1376, 32000 words), in float32. A step is
+forward, cross-entropy and backward; AdamW's step is timed apart, because the floor has none. Methods run interleaved in
+random order, one step a round; a ratio is that of one round, and the table has the median and the quartiles over
+rounds. Time is that of the processor, on one thread, so that other work on the machine disturbs it little.
+
+Peak memory is measured in a fresh process for each method: the highest resident size over two steps, less what was
+resident before the model was made.
+
+The prefix's own arithmetic is counted in the products of matrices that its formula needs, as a share of the floor's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import peft
+import report
+import torch
+import transformers as tf
+from torch import Tensor
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+import prefixtune as pt
+
+LAYERS, WIDTH, HEADS, INNER, WORDS, HIDDEN = 8, 512, 8, 1376, 32000, 512
+FLOOR = "frozen floor"
+SECTION = "Training step"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A batch of `rows` texts of `tokens` tokens, and the prefix length."""
+
+    rows: int
+    tokens: int
+    length: int
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.tokens}, P={self.length}"
+
+
+CASES = (Case(8, 64, 100), Case(4, 256, 20), Case(2, 1024, 128))
+
+
+def base() -> tf.PreTrainedModel:
+    """The model that every method starts from."""
+    torch.manual_seed(0)
+    config = tf.LlamaConfig(
+        hidden_size=WIDTH,
+        intermediate_size=INNER,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=HEADS,
+        vocab_size=WORDS,
+        max_position_embeddings=4096,
+        use_cache=False,
+    )
+    return tf.LlamaForCausalLM(config)
+
+
+def frozen_floor(model: tf.PreTrainedModel, case: Case) -> torch.nn.Module:
+    """The model with nothing to train, whose first keys and values require a gradient."""
+
+    def attention(
+        module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any
+    ) -> Any:
+        if not key.requires_grad:
+            key.requires_grad_()
+            value.requires_grad_()
+        return sdpa_attention_forward(module, query, key, value, *args, **options)
+
+    ALL_ATTENTION_FUNCTIONS.register("frozen_floor", attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register("frozen_floor", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    model.requires_grad_(False)
+    model.set_attn_implementation("frozen_floor")
+    return model
+
+
+def _peft_prefix(model: tf.PreTrainedModel, case: Case, projection: bool) -> torch.nn.Module:
+    config = peft.PrefixTuningConfig(
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=case.length,
+        prefix_projection=projection,
+        encoder_hidden_size=HIDDEN if projection else None,
+    )
+    return peft.get_peft_model(model, config)
+
+
+def _lora(model: tf.PreTrainedModel, case: Case) -> torch.nn.Module:
+    return peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", r=8))
+
+
+METHODS: dict[str, Callable[[tf.PreTrainedModel, Case], torch.nn.Module]] = {
+    FLOOR: frozen_floor,
+    "P-Tuning v2": lambda model, case: pt.attach(model, pt.PTuningV2(length=case.length)),
+    "Prefix-Tuning": lambda model, case: pt.attach(model, pt.PrefixTuning(length=case.length, hidden=HIDDEN)),
+    "APT": lambda model, case: pt.attach(model, pt.AdaptivePrefix(length=case.length)),
+    "PEFT prefix": lambda model, case: _peft_prefix(model, case, projection=False),
+    "PEFT prefix, MLP": lambda model, case: _peft_prefix(model, case, projection=True),
+    "PEFT LoRA r=8": _lora,
+    "full fine-tuning": lambda model, case: model,
+}
+
+
+def own_arithmetic(name: str, case: Case) -> float | None:
+    """The products that a prefix method adds, over those of the floor; None for methods without a prefix.
+
+    Keys and values each take part in 7 products: 2 of the forward, and with the recomputed scores 5 of the backward.
+    The MLP's and the gates' weights take part in 3: forward, and the gradients of input and of weight.
+    """
+    tokens, projections = case.rows * case.tokens, 4 * WIDTH * WIDTH + 3 * WIDTH * INNER
+    weights = 4 * tokens * (LAYERS * projections + WORDS * WIDTH)  # forward and the gradient of the input
+    attention = 14 * tokens * (case.tokens + 1) / 2 * WIDTH * LAYERS
+    prefix = 14 * tokens * case.length * WIDTH * LAYERS
+    mlp = 6 * case.length * (WIDTH * HIDDEN + LAYERS * HIDDEN * 2 * WIDTH)
+    gates = 6 * tokens * WIDTH * case.length * LAYERS
+    extra = {"P-Tuning v2": 0.0, "PEFT prefix": 0.0, "Prefix-Tuning": mlp, "PEFT prefix, MLP": mlp, "APT": gates}
+    return (prefix + extra[name]) / (weights + attention) if name in extra else None
+
+
+class Trainee:
+    """A model under one method, and its optimiser."""
+
+    def __init__(self, name: str, case: Case) -> None:
+        self.model = METHODS[name](base(), case).train()
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=1e-5) if trained else None
+
+    def step(self, ids: Tensor) -> tuple[float, float]:
+        """Processor seconds of forward and backward, and of the optimiser."""
+        start = time.process_time()
+        self.model(input_ids=ids, labels=ids).loss.backward()
+        middle = time.process_time()
+        if self.optimizer is not None:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return middle - start, time.process_time() - middle
+
+
+def batch(case: Case) -> Tensor:
+    return torch.randint(WORDS, (case.rows, case.tokens), generator=torch.Generator().manual_seed(1))
+
+
+def rounds(case: Case, names: list[str], count: int) -> Iterator[dict[str, tuple[float, float]]]:
+    """The times of every method, one round after another; the first round warms up and is dropped."""
+    trainees, ids = {name: Trainee(name, case) for name in names}, batch(case)
+    order = random.Random(0)
+    for number in range(count + 1):
+        times = {name: trainees[name].step(ids) for name in order.sample(names, len(names))}
+        if number:
+            yield times
+
+
+def peak_memory(name: str, case: Case) -> int:
+    """Bytes, measured in a fresh process."""
+    words = [sys.executable, __file__, "--peak-of", name, *map(str, (case.rows, case.tokens, case.length))]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    return int(json.loads(done.stdout.splitlines()[-1])["bytes"])
+
+
+def print_peak(name: str, case: Case) -> None:
+    """What the fresh process does."""
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    trainee, ids = Trainee(name, case), batch(case)
+    for _ in range(2):
+        trainee.step(ids)
+    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"bytes": highest - resident}))
+
+
+def ratios(times: list[dict[str, tuple[float, float]]], name: str, with_optimizer: bool) -> str:
+    """Median and quartiles over rounds."""
+    each = [(t[name][0] + t[name][1] * with_optimizer) / t[FLOOR][0] for t in times]
+    low, middle, high = statistics.quantiles(each, n=4)
+    return f"{middle:.3f} ({low:.3f}-{high:.3f})"
+
+
+def measure(case: Case, names: list[str], count: int, memory: bool) -> str:
+    """One case as a table."""
+    times = list(rounds(case, names, count))
+    peaks = {name: peak_memory(name, case) for name in names} if memory else {}
+    rows = []
+    for name in names:
+        share = own_arithmetic(name, case)
+        row = [name, ratios(times, name, False), ratios(times, name, True), "" if share is None else f"{share:.1%}"]
+        if memory:
+            row += [f"{peaks[name] / 2**20:.0f}", f"{peaks[name] / peaks[FLOOR]:.3f}"]
+        rows.append(row)
+    floor = statistics.median(t[FLOOR][0] for t in times)
+    head = ["method", "step / floor", "step with AdamW / floor", "own arithmetic", "peak MB", "peak / floor"]
+    return f"### {case} (floor: {floor * 1000:.0f} ms)\n\n" + report.table(head[: len(rows[0])], rows)
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9, help="rounds for each case")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
+    parser.add_argument("--cases", type=int, nargs="*", default=range(len(CASES)), help="which cases, from 0")
+    parser.add_argument("--methods", nargs="*", default=list(METHODS), help=f"of: {', '.join(METHODS)}")
+    parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
+    parser.add_argument("--dry", action="store_true", help="print only, and leave RESULTS.md as it is")
+    parser.add_argument("--peak-of", nargs=4, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    if given.peak_of:
+        print_peak(given.peak_of[0], Case(*map(int, given.peak_of[1:])))
+        return
+    names = [FLOOR, *[name for name in given.methods if name != FLOOR]]
+    before = report.load()
+    tables = [measure(CASES[i], names, given.rounds, not given.no_memory) for i in given.cases]
+    command = f"`python benchmarks/train_step.py --rounds {given.rounds} --threads {given.threads}`"
+    body = f"{command}. {report.machine()} At the start it was {before}.\n\n" + "\n".join(tables)
+    if given.dry:
+        print(body)
+    else:
+        report.write(SECTION, body)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,317 @@
+"""Joint attention over prefix and tokens without joining them: two softmaxes, merged exactly by their log-sum-exp.
+
+The tokens' part is torch's flash attention as the model itself would call it: causal without a mask. The prefix's part
+is that of all queries of the batch to the one prefix. Nothing of size queries x keys is kept for the backward.
+
+Axes: B batch, H query heads, G key/value heads, P prefix length, T queries, S keys, D head size, N = B * T queries.
+Source: FlashAttention (Dao et al. 2022, arXiv 2205.14135, section 3.1) merges blocks of keys like this. Its backward
+needs each query's output and log-sum-exp over *all* keys and then works block by block; so each part's backward is
+torch's own, given the merged output and log-sum-exp.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+BLOCK = 2**17
+"""How many prefix scores are in memory at a time; 512 KB in float32 stay in a core's cache."""
+
+LOW_PRECISION = (torch.float16, torch.bfloat16)
+DTYPES = (torch.float64, torch.float32, *LOW_PRECISION)
+
+Gradients = tuple[Tensor, Tensor, Tensor, Tensor | None]
+"""Of the queries, the prefix's keys, its values and the gate."""
+
+
+def available(query: Tensor) -> bool:
+    """Whether torch has a flash attention here that gives its log-sum-exp and takes one back: on CPUs."""
+    return query.device.type == "cpu" and query.dtype in DTYPES
+
+
+def merged_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefix_key: Tensor,
+    prefix_value: Tensor,
+    gate: Tensor | None,
+    mask: Tensor | None,
+    causal: bool,
+    scale: float,
+) -> Tensor:
+    """Attention of every query to the prefix and to the tokens, in one softmax: `[B, T, H, Dv]`, contiguous.
+
+    query `[B, H, T, Dk]`, key `[B, G, S, Dk]`, value `[B, G, S, Dv]`, prefix_key `[G, P, Dk]`, prefix_value
+    `[G, P, Dv]`, all of one dtype; gate `[B|1, T|1, P]` or None (= 1), on scores and values; mask `[B|1, H|1, T|1, S]`,
+    bool (True = visible) or additive, without a gradient; `causal` aligns the first query with the first key.
+    A query whose every token is masked attends to the prefix alone. Differentiable once, in all but the mask.
+    """
+    tensors = [query, key, value, prefix_key, prefix_value]
+    if torch.is_autocast_enabled(query.device.type):  # as torch's own attention does
+        dtype = torch.get_autocast_dtype(query.device.type)
+        tensors = [tensor.to(dtype) for tensor in tensors]
+    query, key, value, prefix_key, prefix_value = tensors
+    Dk, Dv = query.shape[3], value.shape[3]
+    if Dk < Dv:  # flash attention has one head size; zeros add nothing to a score or to an output
+        query, key, prefix_key = (F.pad(tensor, (0, Dv - Dk)) for tensor in (query, key, prefix_key))
+    if Dv < Dk:
+        value, prefix_value = (F.pad(tensor, (0, Dk - Dv)) for tensor in (value, prefix_value))
+    out = _Merged.apply(query, key, value, prefix_key, prefix_value, gate, additive(mask, query.dtype), causal, scale)
+    return out[..., :Dv].contiguous()
+
+
+def prefix_attention(query: Tensor, prefix_key: Tensor, prefix_value: Tensor, scale: float) -> Tensor:
+    """Attention of every query of the batch `[B, H, T, Dk]` to the prefix `[G, P, D]` alone: `[B, H, T, Dv]`."""
+    grouped = query.shape[1] != len(prefix_key)
+    one_row = F.scaled_dot_product_attention(
+        _one_row(query), prefix_key[None], prefix_value[None], scale=scale, enable_gqa=grouped
+    )
+    return _as_rows(one_row, len(query))
+
+
+def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """The mask as finite numbers to add. Finite, because torch gives a row of -inf the log-sum-exp 0, not -inf."""
+    if mask is None:
+        return None
+    lowest = torch.finfo(dtype).min
+    if mask.dtype == torch.bool:
+        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, lowest)
+    return mask.clamp(min=lowest).to(dtype).contiguous()
+
+
+class _Merged(torch.autograd.Function):
+    """`merged_attention` of tensors of one head size, with an additive mask."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        prefix_key: Tensor,
+        prefix_value: Tensor,
+        gate: Tensor | None,
+        mask: Tensor | None,
+        causal: bool,
+        scale: float,
+    ) -> Tensor:
+        with torch.autocast(query.device.type, enabled=False):
+            out, lse = _flash(query, key, value, mask, causal, scale)
+            part = _by_position if _in_blocks(query, gate) else _by_sequence
+            prefix_out, prefix_lse = part(query, prefix_key, prefix_value, gate, scale)
+            merged_lse = torch.logaddexp(lse, prefix_lse)
+            out.lerp_(prefix_out, (prefix_lse - merged_lse).exp_()[..., None].to(out.dtype))
+        ctx.save_for_backward(query, key, value, prefix_key, prefix_value, gate, mask, out, merged_lse)
+        ctx.causal, ctx.scale = causal, scale
+        return out.transpose(1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, prefix_key, prefix_value, gate, mask, out, lse = ctx.saved_tensors
+        grad = grad.transpose(1, 2)  # [B, H, T, Dv]
+        d_query = d_key = d_value = d_prefix_key = d_prefix_value = d_gate = None
+        with torch.autocast(grad.device.type, enabled=False):
+            if any(ctx.needs_input_grad[:3]):
+                d_query, d_key, d_value = _flash_backward(
+                    grad, query, key, value, out, lse, mask, ctx.causal, ctx.scale
+                )
+            if ctx.needs_input_grad[0] or any(ctx.needs_input_grad[3:6]):
+                part = _by_position_backward if _in_blocks(query, gate) else _by_sequence_backward
+                through_prefix, d_prefix_key, d_prefix_value, d_gate = part(
+                    grad, query, prefix_key, prefix_value, gate, out, lse, ctx.scale
+                )
+                d_query = None if d_query is None else d_query.add_(through_prefix)
+        return d_query, d_key, d_value, d_prefix_key, d_prefix_value, d_gate, None, None, None
+
+
+def _in_blocks(query: Tensor, gate: Tensor | None) -> bool:
+    """Whether the gate is put on scores, which have T numbers a head and row, or on keys, which have D."""
+    if gate is None:
+        return False
+    return gate.shape[1] > 1 or (len(gate) > 1 and query.shape[2] < query.shape[3])
+
+
+def _flash(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Output `[B, H, T, D]`, in memory as `[B, T, H, D]`, and log-sum-exp `[B, H, T]`, in float32 at least."""
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        _dense(query), _dense(key), _dense(value), 0.0, causal, attn_mask=mask, scale=scale
+    )
+
+
+def _flash_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value, for keys that are all or some of those that `out` and `lse` are over."""
+    given = (_dense(x) for x in (grad, query, key, value, out))
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        *given, lse, 0.0, causal, attn_mask=mask, scale=scale
+    )
+
+
+def _dense(x: Tensor) -> Tensor:
+    """With the head size dense in memory: torch's flash attention takes it for granted and is silently wrong else."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+# Without a gate, or with one that is the same at every position of a sequence: folded into keys and values.
+
+
+def _by_sequence(
+    query: Tensor, prefix_key: Tensor, prefix_value: Tensor, gate: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Attention to the prefix alone under a gate `[B|1, 1, P]` or None: out `[B, H, T, Dv]`, lse `[B, H, T]`."""
+    B, _, T, _ = query.shape
+    keys, values = _folded(prefix_key, gate), _folded(prefix_value, gate)  # [B|1, G, P, D]
+    if len(keys) == B:
+        return _flash(query, keys, values, None, False, scale)
+    out, lse = _flash(_one_row(query), keys, values, None, False, scale)
+    return _as_rows(out, B), _as_rows(lse[..., None], B)[..., 0]
+
+
+def _by_sequence_backward(
+    grad: Tensor,
+    query: Tensor,
+    prefix_key: Tensor,
+    prefix_value: Tensor,
+    gate: Tensor | None,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+) -> Gradients:
+    B, _, T, _ = query.shape
+    keys, values = _folded(prefix_key, gate), _folded(prefix_value, gate)
+    if len(keys) == B:
+        d_query, d_keys, d_values = _flash_backward(grad, query, keys, values, out, lse, None, False, scale)
+    else:
+        one_grad, one_query, one_out = _one_row(grad), _one_row(query), _one_row(out)
+        one_lse = _one_row(lse[..., None])[..., 0]
+        d_query, d_keys, d_values = _flash_backward(
+            one_grad, one_query, keys, values, one_out, one_lse, None, False, scale
+        )
+        d_query = _as_rows(d_query, B)
+    if gate is None:
+        return d_query, d_keys.sum(0), d_values.sum(0), None
+    d_gate = (d_keys * prefix_key).sum((1, 3)) + (d_values * prefix_value).sum((1, 3))  # [B|1, P]
+    factor = gate.mT[:, None].to(keys.dtype)
+    return d_query, (d_keys * factor).sum(0), (d_values * factor).sum(0), d_gate[:, None].to(gate.dtype)
+
+
+def _folded(prefix: Tensor, gate: Tensor | None) -> Tensor:
+    """`[G, P, D]` under a gate `[B|1, 1, P]` as `[B|1, G, P, D]`."""
+    return prefix[None] if gate is None else prefix * gate.mT[:, None].to(prefix.dtype)
+
+
+def _one_row(x: Tensor) -> Tensor:
+    """`[B, H, T, D]` as `[1, H, N, D]`: a view where memory runs B, T, H, D, as it does in transformer layers."""
+    B, H, T, D = x.shape
+    return x.transpose(1, 2).reshape(1, B * T, H, D).transpose(1, 2)
+
+
+def _as_rows(x: Tensor, batch: int) -> Tensor:
+    """`[1, H, N, D]` as `[B, H, T, D]`."""
+    return x.transpose(1, 2).unflatten(1, (batch, -1))[0].transpose(1, 2)
+
+
+# A gate that differs from query to query cannot be folded into keys, and where queries are few it is cheaper not to
+# fold a sequence's: matrix products over blocks of queries.
+
+
+def _by_position(
+    query: Tensor, prefix_key: Tensor, prefix_value: Tensor, gate: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Attention to the prefix alone under a gate `[B|1, T|1, P]`: out `[B, H, T, Dv]`, lse `[B, H, T]`."""
+    assert gate is not None
+    B, H, T, _ = query.shape
+    dtype = _exact(query.dtype)
+    keys, values = _by_head(prefix_key, H, dtype).mul_(scale), _by_head(prefix_value, H, dtype)
+    queries, gates = _one_row(query)[0], _by_query(gate, B, T, dtype)  # [H, N, Dk], [N, P]
+    out = query.new_empty(B * T, H, values.shape[2]).transpose(0, 1)  # [H, N, Dv]
+    lse = query.new_empty(B * T, H, 1, dtype=dtype).transpose(0, 1)
+    for block in _blocks(H, B * T, keys.shape[1]):
+        score = (queries[:, block].to(dtype) @ keys.mT).mul_(gates[block])  # [H, n, P]
+        most = score.amax(-1, keepdim=True)
+        weight = score.sub_(most).exp_()
+        total = weight.sum(-1, keepdim=True)
+        out[:, block] = (weight.mul_(gates[block]) @ values).div_(total)
+        lse[:, block] = total.log_().add_(most)
+    return _as_rows(out[None], B), _as_rows(lse[None], B)[..., 0]
+
+
+def _by_position_backward(
+    grad: Tensor,
+    query: Tensor,
+    prefix_key: Tensor,
+    prefix_value: Tensor,
+    gate: Tensor | None,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+) -> Gradients:
+    """With a = softmax weight, g = gate, r = scale * q . k, u = dout . v:  d score = a * (g * u - dout . out),
+    d r = g * d score,  d v = sum a * g * dout,  d gate = sum over heads of r * d score + a * u.
+    """
+    assert gate is not None
+    B, H, T, _ = query.shape
+    dtype = lse.dtype
+    keys, values = _by_head(prefix_key, H, dtype).mul_(scale), _by_head(prefix_value, H, dtype)
+    queries, grads, outs = _one_row(query)[0], _one_row(grad)[0], _one_row(out)[0]  # [H, N, D]
+    lses, gates = _one_row(lse[..., None])[0], _by_query(gate, B, T, dtype)  # [H, N, 1], [N, P]
+    d_query = query.new_empty(B * T, H, query.shape[3]).transpose(0, 1)
+    d_keys, d_values, d_gates = torch.zeros_like(keys), torch.zeros_like(values), torch.empty_like(gates)
+    for block in _blocks(H, B * T, keys.shape[1]):
+        q, d_out, g = queries[:, block].to(dtype), grads[:, block].to(dtype), gates[block]
+        delta = (d_out * outs[:, block]).sum(-1, keepdim=True)  # [H, n, 1]
+        raw, u = q @ keys.mT, d_out @ values.mT  # [H, n, P]
+        weight = (raw * g).sub_(lses[:, block]).exp_()
+        through_value = u * weight
+        d_score = u.mul_(g).sub_(delta).mul_(weight)
+        torch.sum(raw.mul_(d_score).add_(through_value), dim=0, out=d_gates[block])
+        d_raw = d_score.mul_(g)
+        d_values.baddbmm_(weight.mul_(g).mT, d_out)
+        d_keys.baddbmm_(d_raw.mT, q)
+        d_query[:, block] = d_raw @ keys
+    d_gate = d_gates.view(B, T, -1).sum_to_size(gate.shape).to(gate.dtype)
+    d_prefix_key = _by_group(d_keys.mul_(scale), prefix_key)
+    return _as_rows(d_query[None], B), d_prefix_key, _by_group(d_values, prefix_value), d_gate
+
+
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of scores and weights: never below float32."""
+    return torch.float32 if dtype in LOW_PRECISION else dtype
+
+
+def _blocks(heads: int, count: int, length: int) -> list[slice]:
+    """The N queries in runs whose prefix scores `[H, n, P]` are about `BLOCK` numbers."""
+    size = max(64, BLOCK // (heads * length))
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _by_head(prefix: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
+    """`[G, P, D]` to `[H, P, D]`: a copy with each query head's keys or values."""
+    return prefix.to(dtype).repeat_interleave(heads // len(prefix), dim=0)
+
+
+def _by_group(by_head: Tensor, prefix: Tensor) -> Tensor:
+    """The gradient `[H, P, D]` of `_by_head(prefix)` as that of `prefix`, `[G, P, D]`."""
+    return by_head.unflatten(0, (len(prefix), -1)).sum(1).to(prefix.dtype)
+
+
+def _by_query(gate: Tensor, batch: int, length: int, dtype: torch.dtype) -> Tensor:
+    """The gate `[B|1, T|1, P]` as `[N, P]`."""
+    return gate.to(dtype).expand(batch, length, -1).flatten(0, 1)
