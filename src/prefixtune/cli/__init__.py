@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import cyclopts
 
-from prefixtune.cli import commands, train
+from prefixtune.cli import commands, probe, train
 from prefixtune.errors import PrefixtuneError
 
 BAD_INPUT = 2
@@ -16,6 +16,7 @@ INTERRUPTED = 130
 _COMMANDS: dict[str, Callable[..., object]] = {
     "evaluate": commands.evaluate,
     "generate": commands.generate,
+    "probe": probe.probe,
     "inspect": commands.inspect,
     "export": commands.export,
     "demo": commands.demo,

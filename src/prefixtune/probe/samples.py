@@ -1,0 +1,70 @@
+"""A few examples to look at: right and wrong answers of a head, or texts before and after the prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from prefixtune import evaluation
+from prefixtune.evaluation import Loaded
+from prefixtune.tasks import Decoding, Table
+from prefixtune.tasks.classification import Classification
+from prefixtune.tasks.tagging import OUTSIDE, Tagging
+from prefixtune.tasks.text2text import grouped
+
+_TOKENS = 96
+"""The most tokens generated for one sample text: the bare base model seldom stops by itself."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An example with its gold and its found answer, as strings (classification) or lists of tags (tagging)."""
+
+    row: dict[str, Any]
+    gold: Any
+    answer: Any
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Right and wrong answers: how many of each there are, and the first of them."""
+
+    title: str
+    count: int
+    shown: list[Judged]
+
+
+@dataclass(frozen=True)
+class Text:
+    """One source, what the bare base model and the prefix make of it, and its references."""
+
+    source: str
+    before: str
+    after: str
+    references: list[str]
+
+
+def judged(task: Classification | Tagging, table: Table, answers: Sequence[Any], most: int) -> list[Sides]:
+    """Wrong and right answers on the prepared `table`, at most `most` of each, in the order of the data."""
+    found = []
+    for row, answer in zip(table.rows, answers, strict=True):
+        gold = row["label"] if isinstance(task, Classification) else row["tags"]
+        if isinstance(task, Tagging):  # a word that was cut off got no answer, which is one: no entity there
+            answer = [*answer, *[OUTSIDE] * (len(gold) - len(answer))]
+        found.append(Judged(row, gold, answer))
+    wrong = [one for one in found if one.gold != one.answer]
+    right = [one for one in found if one.gold == one.answer]
+    return [Sides("wrong", len(wrong), wrong[:most]), Sides("right", len(right), right[:most])]
+
+
+def texts(loaded: Loaded, name: str, table: Table, answers: Sequence[str], decoding: Decoding, most: int) -> list[Text]:
+    """The first sources of the prepared `table`, before (the bare base model) and after (`answers`)."""
+    pairs = list(grouped(table).items())[:most]
+    short = replace(decoding, max_new_tokens=min(decoding.max_new_tokens, _TOKENS))
+    # The prefix is asked, too, so that the base model's prompt is written as the prefix's task writes it.
+    rows = evaluation.generate(loaded, [source for source, _ in pairs], [None, name], short)
+    return [
+        Text(source, row[None], answer, references)
+        for (source, references), row, answer in zip(pairs, rows, answers, strict=False)
+    ]
