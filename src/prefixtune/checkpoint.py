@@ -40,7 +40,8 @@ def save(
 ) -> None:
     """Write the prefix `name`, folded, and its task head: `prefix.safetensors` and `prefix_config.json`.
 
-    `metadata` is kept in the header as it is (JSON); None keeps what the prefix was loaded with. Raises ConfigError when there is no such prefix.
+    `metadata` is kept in the header as it is (JSON); None keeps what the prefix was loaded with.
+    Raises ConfigError when there is no such prefix.
     """
     bank = bank_of(model)
     prefix = bank.get(name)

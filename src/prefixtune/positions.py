@@ -53,7 +53,7 @@ def learned_positions(stack: nn.Module) -> int | None:
 
 
 def movable_tables(stack: nn.Module) -> list[nn.Module]:
-    """The position tables of a stack without `position_ids` (BART and kin): called by length, they take positions too."""
+    """The position tables of a stack without `position_ids` (BART and kin): called by length, they take positions."""
     return [
         table
         for table in stack.children()

@@ -303,8 +303,8 @@ class Seat:
         forward.hidden = None
         if len(forward.groups) > 1 and call.query.shape[0] != forward.batch:
             raise ConfigError(
-                f"{type(call.module).__name__} cuts {forward.batch} rows into {call.query.shape[0]} pieces, so a prefix "
-                "for each row cannot be told apart there; use one prefix for the whole batch"
+                f"{type(call.module).__name__} cuts {forward.batch} rows into {call.query.shape[0]} pieces, so a "
+                "prefix for each row cannot be told apart there; use one prefix for the whole batch"
             )
         parts = [self._attend_group(group, name, call, forward) for group in forward.groups]
         if len(parts) == 1:
