@@ -31,6 +31,8 @@ class EpochSampler(LengthGroupedSampler):
 
     Trainer's own length-grouped order comes from the global random state of the epoch's start, which a run that is
     resumed in the middle of an epoch no longer has: it would train on other batches than the run that was not killed.
+    It also runs from long to short examples fifty batches at a time, which shows as saw teeth in the loss; here the
+    batches come in random order. The longest stays first, so that a lack of memory shows at once.
     """
 
     def __init__(self, *, seed: int, epoch: Callable[[], int], **options: Any) -> None:
@@ -39,7 +41,12 @@ class EpochSampler(LengthGroupedSampler):
 
     def __iter__(self) -> Iterator[int]:
         self.generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch())
-        return super().__iter__()
+        order = list(super().__iter__())
+        batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        whole = sum(len(batch) == self.batch_size for batch in batches)
+        shuffled = (torch.randperm(max(whole - 1, 0), generator=self.generator) + 1).tolist()
+        places = [*range(min(whole, 1)), *shuffled, *range(whole, len(batches))]  # a short batch can only come last
+        return iter([index for place in places for index in batches[place]])
 
 
 class PrefixTrainer(Trainer):
