@@ -150,6 +150,8 @@ def write(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, facts: di
     tokenizer.save_pretrained(draft)
     (draft / "pretraining.json").write_text(json.dumps(facts, indent=2) + "\n")
     draft.chmod(0o755)
+    for file in draft.iterdir():
+        file.chmod(0o644)
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(draft, folder)
@@ -158,7 +160,7 @@ def write(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, facts: di
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="the folder to write; replaced if it exists")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch", type=int, default=8, help="blocks a step")
     parser.add_argument("--length", type=int, default=256, help="tokens a block")
     parser.add_argument("--lr", type=float, default=5e-3)

@@ -27,12 +27,12 @@ from prefixtune.training.config import RunConfig
 
 DECODER = Path(__file__).parent / "decoder"
 NEW_TOKENS = 72
-LEARNING_RATE = {"guide": 1e-2, "review": 2e-2}
+LEARNING_RATE = {"guide": 1e-2, "review": 1e-1}
 
 
 def methods() -> dict[str, Method]:
     """A method for each task: two kinds of prefix, of different lengths, can share a batch."""
-    return {"guide": pt.PrefixTuning(length=8, hidden=64), "review": pt.PTuningV2(length=12)}
+    return {"guide": pt.PrefixTuning(length=8, hidden=64), "review": pt.PTuningV2(length=16)}
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ def teach_decoder(screen: Screen, output: Path, plan: Plan) -> dict[str, Any]:
     for task in TASKS:
         pt.load(model, output / "prefixes" / task, name=task)
     columns = [*TASKS, None]
-    replies = answer_in_one_batch(model, tokenizer, prompts, columns)
+    with screen.waiting("answering"):
+        replies = answer_in_one_batch(model, tokenizer, prompts, columns)
     found: dict[str, Any] = {"base_restored_after_detach": bare_again, "rows_in_the_batch": len(prompts) * len(columns)}
     for task, rows in tests.items():
         references = [row["target"] for row in rows]

@@ -26,7 +26,7 @@ from prefixtune.training.config import RunConfig
 
 NAME = "parcels"
 LENGTH = 16
-LEARNING_RATE = 2e-2
+LEARNING_RATE = 4e-2
 STYLES = {
     "SENDER": "bold magenta",
     "RECIPIENT": "bold blue",
@@ -66,13 +66,15 @@ def teach_encoder(screen: Screen, output: Path, plan: Plan) -> dict[str, Any]:
         model, tokenizer = load_base(config.model, task, dtype=config.dtype)
         bench = Bench(model, tokenizer, task, data, Window(), Decoding(), config.eval_batch_size)
         _introduce(screen, data)
-        untrained = bench.measure(data.test)
-        fit_head_alone(bench)
-        head_alone, alone = bench.measure(data.test), answers(bench, plan.shown_messages)
+        with screen.waiting("first without a prefix"):
+            untrained = bench.measure(data.test)
+            fit_head_alone(bench)
+            head_alone, alone = bench.measure(data.test), answers(bench, plan.shown_messages)
 
         pt.attach(model, pt.AdaptivePrefix(length=LENGTH), name=NAME)
         cost = runs.train(screen, "APT prefix", config, bench)
-        adapted, answered = bench.measure(data.test), answers(bench, plan.shown_messages)
+        with screen.waiting("testing"):
+            adapted, answered = bench.measure(data.test), answers(bench, plan.shown_messages)
     folder = output / "prefixes" / NAME
     pt.save(model, folder, name=NAME, metadata={"task": task.metadata()})
     picture = output / "gates.png"

@@ -20,11 +20,11 @@ class Plan:
         shown_records: test records whose answers are printed.
     """
 
-    messages: int = 800
+    messages: int = 1200
     test_messages: int = 250
     encoder_steps: int = 240
     records: int = 1200
     test_records: int = 100
-    decoder_steps: int = 200
+    decoder_steps: int = 300
     shown_messages: int = 2
     shown_records: int = 3

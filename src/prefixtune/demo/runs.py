@@ -52,6 +52,7 @@ class Bar(TrainerCallback):
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         self.progress.stop()
+        self.progress.console.print()
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.rule import Rule
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
@@ -46,6 +47,10 @@ class Screen:
         for row in rows:
             table.add_row(*row)
         self._print(table)
+
+    def waiting(self, what: str) -> Status:
+        """A context with a spinner, where there is a terminal."""
+        return self.console.status(f"[dim]{what} ...[/]")
 
     def _print(self, piece: RenderableType) -> None:
         self.console.print(Padding(piece, (0, 0, 1, 2)))

@@ -149,7 +149,9 @@ def postcard(place: Place, rng: random.Random) -> str:
     hello = f"Dear {reader}, greetings from {place.town or 'the coast'}!"
     meal = f"Today we had {place.food or 'a long lunch'} at {place.name}{' ' + place.spot if place.spot else ''}."
     mood = rng.choice(("The sun is out.", "It rains all day.", "The children are happy.", "We miss you."))
-    return " ".join([hello, *rng.sample([meal, mood], 2), f"Love, {writer}"])
+    middle = [meal, mood, *([f"{place.owner} sends regards."] if place.owner else [])]
+    rng.shuffle(middle)
+    return " ".join([hello, *middle, f"Love, {writer}"])
 
 
 def gossip(place: Place, rng: random.Random) -> str:
@@ -158,8 +160,8 @@ def gossip(place: Place, rng: random.Random) -> str:
     hint = place.spot or f"the {place.kind}"
     answer = rng.choice((f'"At {place.name}, {hint},"', f'"Go to {place.name}, {hint},"'))
     lines = [f"{question} asked {asker}.", f"{answer} said {teller}."]
-    if place.owner and rng.random() < 0.5:
-        lines.append(f'"Say hello to {place.owner}!"')
+    if place.owner:
+        lines.append(rng.choice((f'"Say hello to {place.owner}!"', f'"{place.owner} will look after you."')))
     return " ".join(lines)
 
 
@@ -170,7 +172,7 @@ def news(place: Place, rng: random.Random) -> str:
     if place.food:
         events.append(f"The {place.food} of {place.name} won a prize{' in ' + place.town if place.town else ''}.")
     if place.price:
-        events.append(f"Prices at {place.name} stay {LEVEL[place.price]}, says the owner.")
+        events.append(f"Prices at {place.name} stay {LEVEL[place.price]}, says {place.owner or 'the owner'}.")
     start = rng.choice(("LOCAL NEWS:", "THIS WEEK:", "JUST IN:"))
     return " ".join([start, *rng.sample(events, min(len(events), rng.randint(1, 2)))])
 
