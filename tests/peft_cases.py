@@ -28,7 +28,7 @@ PEFT_WARNS = [
 ]
 
 P = 4
-CLOSE = 1e-6
+CLOSE = 5e-6  # the merged kernel adds in another order than a cache; 2e-6 is the most seen
 BASE = {"vocab_size": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 ROWS = {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
 WIDE = BASE | ROWS | {"hidden_size": 32, "intermediate_size": 48}
