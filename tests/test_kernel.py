@@ -154,7 +154,7 @@ def test_one_query_is_the_formula(gate: str) -> None:
 
 
 @pytest.mark.parametrize("gate", ["no gate", "gate", "sequence gate"])
-@pytest.mark.parametrize("queries", [D + 1, 70])
+@pytest.mark.parametrize("queries", [2 * D, 2 * D + 1, 70])
 def test_many_queries_are_the_formula(gate: str, queries: int) -> None:
     inputs = tensors(gate=GATES[gate], queries=queries, keys=queries)
     same(
@@ -304,6 +304,19 @@ def test_nothing_of_size_queries_times_keys_is_kept_or_made(gate: str, monkeypat
     with Ops() as ops, torch.no_grad():
         formula(*inputs, None, True)
     assert max(ops.largest.values()) >= B * 4 * queries * (P + keys), "the measure sees no scores in the formula either"
+
+
+def test_the_mask_that_all_layers_share_is_kept_as_it_came() -> None:
+    saved: list[Tensor] = []
+    mask = left_padding()
+
+    def keep(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        merged_attention(*tensors(), mask, False, SCALE)
+    assert [tensor.data_ptr() for tensor in saved if tensor.shape == mask.shape] == [mask.data_ptr()]
 
 
 # The choice

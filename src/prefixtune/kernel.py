@@ -61,7 +61,7 @@ def merged_attention(
         query, key, prefix_key = (F.pad(tensor, (0, Dv - Dk)) for tensor in (query, key, prefix_key))
     if Dv < Dk:
         value, prefix_value = (F.pad(tensor, (0, Dk - Dv)) for tensor in (value, prefix_value))
-    out = _Merged.apply(query, key, value, prefix_key, prefix_value, gate, additive(mask, query.dtype), causal, scale)
+    out = _Merged.apply(query, key, value, prefix_key, prefix_value, gate, mask, causal, scale)
     return out[..., :Dv].contiguous()
 
 
@@ -85,7 +85,7 @@ def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 
 class _Merged(torch.autograd.Function):
-    """`merged_attention` of tensors of one head size, with an additive mask."""
+    """`merged_attention` of tensors of one head size. It keeps the mask as it came, which all layers share."""
 
     @staticmethod
     def forward(
@@ -101,7 +101,7 @@ class _Merged(torch.autograd.Function):
         scale: float,
     ) -> Tensor:
         with torch.autocast(query.device.type, enabled=False):
-            out, lse = _flash(query, key, value, mask, causal, scale)
+            out, lse = _flash(query, key, value, additive(mask, query.dtype), causal, scale)
             part = _by_position if _in_blocks(query, gate) else _by_sequence
             prefix_out, prefix_lse = part(query, prefix_key, prefix_value, gate, scale)
             merged_lse = torch.logaddexp(lse, prefix_lse)
@@ -119,7 +119,7 @@ class _Merged(torch.autograd.Function):
         with torch.autocast(grad.device.type, enabled=False):
             if any(ctx.needs_input_grad[:3]):
                 d_query, d_key, d_value = _flash_backward(
-                    grad, query, key, value, out, lse, mask, ctx.causal, ctx.scale
+                    grad, query, key, value, out, lse, additive(mask, query.dtype), ctx.causal, ctx.scale
                 )
             if ctx.needs_input_grad[0] or any(ctx.needs_input_grad[3:6]):
                 part = _by_position_backward if _in_blocks(query, gate) else _by_sequence_backward
@@ -131,10 +131,10 @@ class _Merged(torch.autograd.Function):
 
 
 def _in_blocks(query: Tensor, gate: Tensor | None) -> bool:
-    """Whether the gate is put on scores, which have T numbers a head and row, or on keys, which have D."""
+    """Whether the gate is put on scores, which have T numbers a head and row, or on keys and values, which have 2 D."""
     if gate is None:
         return False
-    return gate.shape[1] > 1 or (len(gate) > 1 and query.shape[2] < query.shape[3])
+    return gate.shape[1] > 1 or (len(gate) > 1 and query.shape[2] <= 2 * query.shape[3])
 
 
 def _flash(
