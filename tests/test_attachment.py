@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import copy
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers as tf
 import zoo
-from test_contract import P, attached, close, formula, leave_start, logits, make_method, tokenizer
+from test_contract import (
+    JOINT,
+    P,
+    attached,
+    close,
+    every,
+    formula,
+    leave_start,
+    logits,
+    make_method,
+    tokenizer,
+)
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 
 import prefixtune as pt
 from prefixtune.attention import AttentionCall
@@ -421,3 +436,64 @@ def test_a_decoders_starting_text_begins_as_its_tokenizer_begins_one_and_an_enco
     for architecture, length in ((LLAMA, 3), (BERT, 2)):
         model = pt.attach(architecture.make(), pt.PTuningV2(length=None, init="text:w5 w9"), tokenizer=words)
         assert {slot.length for slot in model.prefixtune.get("default").slots.values()} == {length}
+
+
+def test_the_last_model_that_is_detached_takes_the_registered_names_along() -> None:
+    script = """
+import test_contract as t, zoo, prefixtune as pt
+before = t.registered_names()
+one, two = zoo.BY_NAME["gpt2"].make(), zoo.BY_NAME["bert"].make()
+for model in (one, two):
+    pt.attach(model, pt.PTuningV2(length=2))
+assert t.registered_names() - before == {"prefixtune_sdpa", "prefixtune_eager"}
+pt.detach(one)
+assert t.registered_names() != before
+pt.detach(two)
+assert t.registered_names() == before
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parent)
+
+
+@every([LLAMA, BART], ["p_tuning_v2"])
+def test_a_deep_copy_is_a_model_of_its_own(architecture: zoo.Architecture, variant: str) -> None:
+    model = attached(architecture, variant)
+    inputs = zoo.inputs_for(architecture)
+    before = logits(model, inputs)
+    other = copy.deepcopy(model)
+    assert torch.equal(logits(other, inputs), before)
+    pt.detach(other)
+    assert torch.equal(logits(other, inputs), logits(architecture.make(), inputs))
+    assert torch.equal(logits(model, inputs), before)
+
+
+@every([a for a in zoo.ARCHITECTURES if a.kind == "encoder-decoder"], JOINT)
+def test_a_cross_prefix_is_a_pre_filled_cross_cache(architecture: zoo.Architecture, variant: str) -> None:
+    """The cross prefix stands in front of the encoder's states, at offset 0: a bare decoder sees the same."""
+    model = architecture.make()
+    torch.manual_seed(1)
+    pt.attach(model, make_method(variant, sites=["cross"]), tokenizer=tokenizer())
+    leave_start(model)
+    inputs = zoo.inputs_for(architecture)
+    ours = logits(model, inputs)
+    prefix = model.prefixtune.get("default")
+    pairs = {
+        name: [t.detach().expand(2, -1, -1, -1) for t in prefix.keys_values(s)] for name, s in prefix.slots.items()
+    }
+    pt.detach(model)
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    model(**inputs, past_key_values=cache)  # fills the cross cache with the encoder's states
+    filled = cache.cross_attention_cache
+    fresh = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    for index, layer in enumerate(filled.layers):
+        key, value = pairs[f"cross.{index}"]
+        fresh.cross_attention_cache.update(torch.cat([key, layer.keys], 2), torch.cat([value, layer.values], 2), index)
+        fresh.is_updated[index] = True
+    mask = torch.ones(2, P + inputs["attention_mask"].shape[1], dtype=torch.long)
+    states = torch.zeros(2, mask.shape[1], 32)  # never read: the cross cache is full
+    reference = model(
+        encoder_outputs=(states,),
+        attention_mask=mask,
+        decoder_input_ids=inputs["decoder_input_ids"],
+        past_key_values=fresh,
+    )
+    close(ours, reference.logits.detach())
