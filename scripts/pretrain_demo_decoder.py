@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="blocks a step")
     parser.add_argument("--length", type=int, default=256, help="tokens a block")
     parser.add_argument("--lr", type=float, default=5e-3)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     tokenizer = train_tokenizer()

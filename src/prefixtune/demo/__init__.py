@@ -20,6 +20,9 @@ def run(output: str | os.PathLike[str] = "demo-output", plan: Plan | None = None
     Raises:
         ConfigError: the MiniLM encoder, a metric or matplotlib is not installed; the line says what installs it.
     """
+    # Read when torch loads. Waiting threads spin by default, and on a machine that has other work to do the demo then
+    # takes several times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from prefixtune.demo.story import tell
 
     tell(Path(output), plan or Plan())

@@ -20,7 +20,7 @@ class Plan:
         shown_records: test records whose answers are printed.
     """
 
-    messages: int = 1200
+    messages: int = 1600
     test_messages: int = 250
     encoder_steps: int = 240
     records: int = 1200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import time
 from pathlib import Path
@@ -13,12 +14,25 @@ from prefixtune.demo.answers import teach_decoder
 from prefixtune.demo.encoder import minilm, teach_encoder
 from prefixtune.demo.plan import Plan
 from prefixtune.demo.screen import Screen
+from prefixtune.errors import ConfigError
+
+
+LIBRARIES = {"seqeval": "metrics", "sacrebleu": "metrics", "rouge_score": "metrics", "matplotlib": "plots"}
+"""What the demo imports late, and the extra it comes with: nothing is trained before everything is there."""
+
+
+def check_libraries() -> None:
+    """Raise ConfigError when a library of the extras is missing."""
+    for module, extra in LIBRARIES.items():
+        if importlib.util.find_spec(module) is None:
+            raise ConfigError(f"the demo needs {module}, which is missing: pip install 'prefixtune[{extra}]'")
 
 
 def tell(output: Path, plan: Plan) -> None:
     """Both parts, and the numbers in `metrics.json`."""
     screen = Screen()
-    minilm()  # nothing is trained before everything is there
+    minilm()
+    check_libraries()
     start = time.monotonic()
     bars_shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
