@@ -16,7 +16,6 @@ from prefixtune.demo.plan import Plan
 from prefixtune.demo.screen import Screen
 from prefixtune.errors import ConfigError
 
-
 LIBRARIES = {"seqeval": "metrics", "sacrebleu": "metrics", "rouge_score": "metrics", "matplotlib": "plots"}
 """What the demo imports late, and the extra it comes with: nothing is trained before everything is there."""
 
