@@ -179,7 +179,10 @@ def test_a_prefix_adds_gated_content_scores_to_the_softmax_values_and_gradients(
         name.removeprefix("prefixtune.entries.prefix_default."): p.detach().clone().requires_grad_()
         for name, p in parameters.items()
     }
-    got, expected = model(**inputs).logits, reference_logits(base, leaves, gate_input, inputs)
+    placed = dict(inputs)
+    if side == "left":  # under a prefix, padding is not counted; the bare model has to be told
+        placed["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    got, expected = model(**inputs).logits, reference_logits(base, leaves, gate_input, placed)
     assert got.dtype == torch.float64
     real = inputs["attention_mask"].bool()
     torch.testing.assert_close(got[real], expected[real], rtol=0, atol=1e-11)

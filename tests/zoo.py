@@ -104,7 +104,11 @@ ARCHITECTURES = [
     Architecture(
         "gemma2",
         "decoder",
-        _causal(lambda: tf.Gemma2Config(**_llama_like(head_dim=12, sliding_window=8, attn_logit_softcapping=5.0))),
+        # Eager, which transformers 5.16 does not choose by itself: its sdpa leaves the softcap out.
+        lambda: tf.AutoModelForCausalLM.from_config(
+            tf.Gemma2Config(**_llama_like(head_dim=12, sliding_window=8, attn_logit_softcapping=5.0)),
+            attn_implementation="eager",
+        ),
     ),
     Architecture(
         "gemma3",

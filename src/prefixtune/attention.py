@@ -236,7 +236,7 @@ def _gated_by_position(
     score_s = token_scores(call)
     score = torch.cat([score_p, score_s], dim=-1)  # [B, H, T, P + S]
     softcap = call.options.get("softcap")
-    if softcap is not None:
+    if softcap is not None and call.base is not sdpa_attention_forward:  # which has none, whatever it is asked for
         score = torch.tanh(score / softcap) * softcap
     bias = prepend_bias(call, P)
     if bias is not None:
