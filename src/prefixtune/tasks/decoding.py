@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from prefixtune.tasks.task import Decoding, Window, batches_by_length
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def reserve(model: PreTrainedModel, window: Window, decoding: Decoding) -> int:
@@ -68,11 +69,37 @@ def generate_batch(
                 "the answer included; shorten the prompt or use a shorter prefix"
             )
     generator: Any = model  # generation is a mixin that the base class of all models does not know
+    ids, mask = ids.to(model.device), mask.to(model.device)
     out = generator.generate(
-        input_ids=ids.to(model.device), attention_mask=mask.to(model.device), max_new_tokens=most,
+        input_ids=ids, attention_mask=mask, max_new_tokens=most, past_key_values=read_once(model, ids, mask, decoding),
         **_generation_options(model, tokenizer, decoding),
     )  # fmt: skip
     return [text.strip() for text in tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)]
+
+
+def read_once(
+    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, decoding: Decoding
+) -> DynamicCache | None:
+    """The cache of all of a prompt `[B, T]` but its last token, a copy for each beam: `[B * beams, G, T - 1, D]`.
+
+    `generate` reads a prompt once for every beam, although the beams part only behind it. None where it may go its own
+    way: one beam, a prompt of one token, an encoder-decoder (whose encoder runs once in any case), or a cache of another kind.
+    """
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    if decoding.beams == 1 or model.config.is_encoder_decoder or int(mask.sum(1).min()) < 2:
+        return None
+    cache = DynamicCache(config=model.config.get_text_config())
+    if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers):
+        return None
+    body = model.base_model
+    read = {"input_ids": ids[:, :-1], "attention_mask": mask[:, :-1], "past_key_values": cache, "use_cache": True}
+    if "position_ids" in inspect.signature(body.forward).parameters:  # as `generate` counts: padding does not
+        read["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, :-1]
+    body(**read)
+    cache.batch_repeat_interleave(decoding.beams)
+    return cache
 
 
 def _generation_options(
