@@ -1,0 +1,53 @@
+"""BLEU (Papineni et al. 2002), 0 to 100, by sacrebleu: as sacrebleu, E2E's and WebNLG's scripts cut the words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from prefixtune.metrics.metric import TextMetric, columns
+from prefixtune.metrics.words import webnlg, webnlg_references
+
+
+@dataclass(frozen=True)
+class Bleu(TextMetric):
+    """sacrebleu's default: 13a tokens, cases differ, exponential smoothing of empty counts."""
+
+    name: ClassVar[str] = "bleu"
+    libraries: ClassVar[tuple[str, ...]] = ("sacrebleu",)
+
+    def score(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+        import sacrebleu
+
+        found: Any = columns(references)
+        return sacrebleu.corpus_bleu(list(answers), found).score
+
+
+@dataclass(frozen=True)
+class BleuE2E(TextMetric):
+    """E2E's script (mteval-v13a): the same tokens, but cases do not differ and nothing is smoothed."""
+
+    name: ClassVar[str] = "bleu_e2e"
+    libraries: ClassVar[tuple[str, ...]] = ("sacrebleu",)
+
+    def score(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+        import sacrebleu
+
+        found: Any = columns(references)
+        return sacrebleu.corpus_bleu(list(answers), found, lowercase=True, smooth_method="none").score
+
+
+@dataclass(frozen=True)
+class BleuWebNLG(TextMetric):
+    """WebNLG's script of 2017 (multi-bleu.perl -lc): words cut at every \\W, lower case, three references."""
+
+    name: ClassVar[str] = "bleu_webnlg"
+    libraries: ClassVar[tuple[str, ...]] = ("sacrebleu",)
+
+    def score(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+        import sacrebleu
+
+        found: Any = columns(webnlg_references(references))
+        texts = [" ".join(webnlg(answer)) for answer in answers]
+        return sacrebleu.corpus_bleu(texts, found, tokenize="none", smooth_method="none", force=True).score

@@ -1,0 +1,306 @@
+"""Metrics against the scripts they stand for: values of the reference programs, other libraries, worked examples."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+
+from prefixtune import metrics
+from prefixtune.errors import ConfigError, DataError
+from prefixtune.metrics import meteor
+from prefixtune.metrics.words import coco, webnlg
+
+# Our own sentences in E2E's manner: answers, and one reference or two.
+PAIRS = [
+    (
+        "The Old Mill is a family-friendly pub near the river.",
+        [
+            "The Old Mill, near the river, is a pub for families.",
+            "Near the river there's a family-friendly pub: The Old Mill.",
+        ],
+    ),
+    (
+        "Strada doesn't allow children and costs more than £30.",
+        [
+            "Strada is a costly restaurant (more than £30) that isn't for children.",
+            "Children are not allowed at Strada, which costs more than £30.",
+        ],
+    ),
+    (
+        "Zizzi serves Italian food.",
+        ["Zizzi serves Italian food in the city centre.", "You can eat Italian food at Zizzi, in the city centre."],
+    ),
+    (
+        "There is a coffee shop called Aromi with a 5 out of 5 rating in the riverside area.",
+        ["Aromi is a coffee shop in the riverside area, rated 5 out of 5."],
+    ),
+]
+ANSWERS = [answer for answer, _ in PAIRS]
+REFERENCES = [texts for _, texts in PAIRS]
+FIRST = [texts[:1] for texts in REFERENCES]
+TEXT_METRICS = ("bleu", "bleu_e2e", "bleu_webnlg", "chrf", "chrf++", "nist", "rouge_l_e2e", "cider", "rouge1", "rougeL")
+
+
+# --- words -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [  # as CoreNLP 3.4.1's PTBTokenizer and pycocoevalcap 1.2 give them
+        (REFERENCES[0][1], "near the river there 's a family-friendly pub the old mill"),
+        (REFERENCES[1][0], "strada is a costly restaurant -lrb- more than # 30 -rrb- that is n't for children"),
+        (ANSWERS[1], "strada does n't allow children and costs more than # 30"),
+        (REFERENCES[3][0], "aromi is a coffee shop in the riverside area rated 5 out of 5"),
+    ],
+)
+def test_cocos_words_are_those_of_the_java_tokenizer(text: str, words: str) -> None:
+    assert coco(text) == words.split()
+
+
+def test_webnlgs_words_are_cut_at_every_mark() -> None:
+    assert webnlg("Café Brazil's A-10, in 2001.") == "cafe brazil ' s a - 10 , in 2001 .".split()
+
+
+# --- BLEU, NIST, TER, chrF ---------------------------------------------------------------------------------------
+
+
+def test_e2es_bleu_does_not_tell_cases_apart() -> None:
+    shouted = [answer.upper() for answer in ANSWERS]
+    assert metrics.score("bleu_e2e", shouted, REFERENCES) == pytest.approx(
+        metrics.score("bleu_e2e", ANSWERS, REFERENCES)
+    )
+    assert metrics.score("bleu", shouted, REFERENCES) < metrics.score("bleu", ANSWERS, REFERENCES)
+
+
+def test_bleu_of_webnlg_is_its_formula_on_its_words() -> None:
+    answer, texts = "a b-c d e", ["A b-c d f", "a b c d e", "x", "a b-c d e"]  # the fourth is not read
+    # Words: a b - c d e. Of its n-grams only `- c d e` stands in none of the three; the closest length is 6, as long.
+    expected = 100 * (6 / 6 * 5 / 5 * 4 / 4 * 2 / 3) ** 0.25
+    assert metrics.score("bleu_webnlg", [answer], [texts]) == pytest.approx(expected)
+
+
+def test_nist_of_one_reference_is_nltks() -> None:
+    from nltk.translate.nist_score import corpus_nist
+    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+
+    def cut(text: str) -> list[str]:
+        return Tokenizer13a()(text.lower()).split()
+
+    theirs = corpus_nist([[cut(texts[0])] for texts in FIRST], [cut(answer) for answer in ANSWERS], n=5)
+    assert metrics.score("nist", ANSWERS, FIRST) == pytest.approx(theirs, rel=1e-9)
+
+
+def test_nist_pools_the_references_of_a_text() -> None:
+    # Reference words: a 2, b 2, c 1, d 1 of 6. Pairs: a b 1, b c 1, b d 1, a... the answer's are `a b` and `b c`.
+    answer, texts = "a b c", ["a b c", "b d a"]
+    one = math.log2(6 / 2) + math.log2(6 / 2) + math.log2(6 / 1)
+    two = math.log2(2 / 1) + math.log2(2 / 1)  # `a b` and `b c`, each once where a and b are twice
+    three = math.log2(1 / 1)
+    assert metrics.score("nist", [answer], [texts]) == pytest.approx(one / 3 + two / 2 + three / 1)
+
+
+def test_nist_halves_a_text_two_thirds_as_long() -> None:
+    whole, part = "p q r s t u", "p q r s"
+    full = metrics.score("nist", [whole], [[whole]])
+    assert full == pytest.approx(math.log2(6))  # every pair is certain after its first word
+    assert metrics.score("nist", [part], [[whole]]) == pytest.approx(full / 2)
+
+
+def test_ter_is_edits_over_length() -> None:
+    assert metrics.score("ter", ["a b c x"], [["a b c d e"]]) == pytest.approx(100 * 2 / 5)  # one changed, one missing
+    assert metrics.score("ter", ["d e a b c"], [["a b c d e"]]) == pytest.approx(100 * 1 / 5)  # one shift
+    assert metrics.score("ter_webnlg", ["A-b."], [["a b ."]]) == pytest.approx(100 * 1 / 3)  # the hyphen is a word
+
+
+def test_chrf_of_a_word_off_by_a_letter_is_its_formula() -> None:
+    # abcd and abce: hits 3/4, 2/3, 1/2, 0/1 on both sides, so the F of every order is that fraction
+    expected = 100 * (3 / 4 + 2 / 3 + 1 / 2 + 0) / 4
+    assert metrics.score("chrf", ["abcd"], [["abce"]]) == pytest.approx(expected)
+
+
+# --- COCO's ROUGE-L and CIDEr, METEOR ----------------------------------------------------------------------------
+
+
+def test_e2es_rouge_l_is_that_of_pycocoevalcap() -> None:
+    assert metrics.score("rouge_l_e2e", ANSWERS, REFERENCES) == pytest.approx(0.556160046164768)  # 1.2, Java words
+
+
+def test_cider_is_that_of_pycocoevalcap() -> None:
+    assert metrics.score("cider", ANSWERS, REFERENCES) == pytest.approx(3.548245969260479)  # 1.2, Java words
+
+
+@pytest.mark.slow
+def test_meteor_is_that_of_its_java_program() -> None:
+    if (reason := metrics.missing("meteor_e2e")) is not None:
+        pytest.skip(reason)
+    assert metrics.score("meteor_e2e", ANSWERS, REFERENCES) == pytest.approx(0.4128492680250887)  # 1.5, pycocoevalcap
+
+
+def test_meteor_without_java_or_its_jar_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "Java" in str(metrics.missing("meteor_webnlg"))
+    (tmp_path / "java").write_text("#!/bin/sh\n")
+    (tmp_path / "java").chmod(0o755)
+    monkeypatch.setenv(meteor.JAR_VARIABLE, str(tmp_path / "no.jar"))
+    assert "no.jar, which is no file" in str(metrics.missing("meteor_e2e"))
+
+
+def test_meteor_speaks_to_its_program_line_by_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The protocol, with a stand-in for Java that repeats what it reads; the program itself is tested where it is."""
+    jar = tmp_path / "meteor.jar"
+    jar.touch()
+    (tmp_path / "java").write_text(
+        '#!/bin/sh\nwhile read -r line; do\n  case "$line" in\n'
+        '    SCORE*) echo "$line" >> log; echo stats;;\n'
+        '    EVAL*) echo "$line" >> log; echo 0.1; echo 0.25;;\n  esac\ndone\n'
+    )
+    (tmp_path / "java").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv(meteor.JAR_VARIABLE, str(jar))
+    assert metrics.score("meteor_webnlg", ["A b."], [["a", "b", "c", "d"]]) == 0.25
+    assert (tmp_path / "log").read_text() == "SCORE ||| a ||| b ||| c ||| a b .\nEVAL ||| stats\n"
+
+
+def test_nltks_meteor_without_wordnet_is_left_out_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    import nltk.data
+
+    monkeypatch.setattr(nltk.data, "path", [])
+    scores, left_out = metrics.measure(("bleu", "meteor_wordnet"), ANSWERS, REFERENCES)
+    assert list(scores) == ["bleu"]
+    assert "nltk.downloader wordnet" in left_out["meteor_wordnet"]
+    with pytest.raises(ConfigError, match="WordNet data, which are not installed"):
+        metrics.score("meteor_wordnet", ANSWERS, REFERENCES)
+
+
+# --- BERTScore ---------------------------------------------------------------------------------------------------
+
+
+def test_bertscore_without_a_model_is_left_out_with_a_word() -> None:
+    assert "none was given" in str(metrics.missing("bertscore"))
+
+
+def test_bertscore_is_the_greedy_matching_of_a_models_states(tmp_path: Path) -> None:
+    import tiny
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = tiny.encoder(tmp_path)
+    answers, texts = ["abc", "ada"], [["acd", "abd"], ["wxyz"]]
+    model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+
+    def states(text: str) -> torch.Tensor:
+        with torch.no_grad():
+            hidden = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+        return torch.nn.functional.normalize(hidden, dim=-1)
+
+    def f1(answer: str, text: str) -> float:
+        cosines = states(answer) @ states(text).T  # a word may match a special token, which itself counts for nothing
+        precision, recall = cosines.amax(1)[1:-1].mean(), cosines.amax(0)[1:-1].mean()
+        return float(2 * precision * recall / (precision + recall))
+
+    expected = sum(max(f1(a, text) for text in t) for a, t in zip(answers, texts, strict=True)) / 2
+    assert metrics.score(f"bertscore:{folder}", answers, texts) == pytest.approx(expected, rel=1e-4)
+
+
+# --- labels, entities, MultiRC -----------------------------------------------------------------------------------
+
+
+def test_f1_is_of_the_class_that_is_named() -> None:
+    gold, found = ["no", "yes", "yes", "no"], ["yes", "yes", "no", "no"]
+    assert metrics.score("f1", found, gold) == pytest.approx(2 * 1 / (2 + 2))  # of `yes`
+    assert metrics.score("f1:no", ["no", "no", "no", "no"], gold) == pytest.approx(2 * 2 / (2 + 4))
+    with pytest.raises(ConfigError, match="no row has the label 'yess'.*did you mean 'yes'"):
+        metrics.score("f1:yess", found, gold)
+    with pytest.raises(ConfigError, match="f1 is of one class, but there are a, b, c"):
+        metrics.score("f1", ["a", "b", "c"], ["a", "b", "c"])
+
+
+def test_accuracy_and_macro_f1_of_cb() -> None:
+    gold = ["entailment", "entailment", "neutral", "contradiction"]
+    found = ["entailment", "neutral", "neutral", "contradiction"]
+    assert metrics.score("accuracy", found, gold) == 0.75
+    assert metrics.score("macro_f1", found, gold) == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
+
+
+def test_an_entity_counts_when_it_is_whole() -> None:
+    gold = [["B-PER", "I-PER", "O", "B-LOC"], ["B-ORG", "O"]]
+    found = [["B-PER", "O", "O", "B-LOC"], ["B-ORG", "B-PER"]]
+    assert metrics.score("entity_precision", found, gold) == pytest.approx(2 / 4)
+    assert metrics.score("entity_recall", found, gold) == pytest.approx(2 / 3)
+    assert metrics.score("entity_f1", found, gold) == pytest.approx(2 * 2 / (4 + 3))
+    bilou = [["B-PER", "L-PER", "O", "U-LOC"]]
+    assert metrics.score("entity_f1:BILOU", bilou, bilou) == 1.0
+    with pytest.raises(DataError, match="row 1 has 1 tags, its reference 2"):
+        metrics.score("entity_f1", [found[0], ["O"]], gold)
+
+
+def test_multirc_counts_answers_and_whole_questions() -> None:
+    marked = [("q1", "1"), ("q1", "0"), ("q2", "1"), ("q2", "1"), ("q3", "0")]
+    found = ["1", "0", "1", "0", "0"]
+    assert metrics.score("f1a:1", found, marked) == pytest.approx(2 * 2 / (3 + 2))
+    assert metrics.score("exact_match", found, marked) == pytest.approx(2 / 3)  # q2 is half right, so wrong
+
+
+# --- the registry ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TEXT_METRICS)
+def test_a_better_answer_scores_higher(name: str) -> None:
+    better = [texts[0] for texts in REFERENCES]
+    assert metrics.score(name, better, REFERENCES) > metrics.score(name, ANSWERS, REFERENCES)
+
+
+@pytest.mark.parametrize("name", [*TEXT_METRICS, "ter", "ter_webnlg"])
+def test_an_empty_answer_is_scored_and_not_an_accident(name: str) -> None:
+    with_empty = metrics.score(name, ["", *ANSWERS[1:]], REFERENCES)
+    whole = metrics.score(name, ANSWERS, REFERENCES)
+    assert with_empty > whole if metrics.find(name).lower_is_better else with_empty < whole
+
+
+def test_every_metric_says_what_it_needs_or_nothing() -> None:
+    for name in metrics.names():
+        reason = metrics.missing(name)
+        assert reason is None or "install" in reason or "name one" in reason, name
+
+
+def test_an_unknown_metric_is_named_with_its_near_miss() -> None:
+    with pytest.raises(ConfigError, match="unknown metric 'rouge_l_e2'.*did you mean 'rouge_l_e2e'"):
+        metrics.score("rouge_l_e2", ANSWERS, REFERENCES)
+
+
+def test_a_library_that_is_not_installed_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert metrics.missing("nist") == "nist needs sacrebleu: pip install 'prefixtune[metrics]'"
+
+
+@pytest.mark.parametrize(
+    ("answers", "references", "complaint"),
+    [
+        (["a"], [["a"], ["b"]], "1 answers but 2 references"),
+        ([], [], "no answers to score"),
+        (["a"], ["a"], "answer 0 has one text for references; expected a list"),
+        (["a"], [[]], "answer 0 has none for references"),
+    ],
+)
+def test_what_does_not_fit_is_named(answers: list[str], references: list, complaint: str) -> None:
+    with pytest.raises(DataError, match=complaint):
+        metrics.score("bleu", answers, references)
+
+
+def test_real_references_against_each_other_stand_where_people_stand(shared: Path) -> None:
+    """E2E's own references, the first of each text against the rest: finite, and every metric in its range."""
+    with open(shared / "data" / "e2e" / "testset_w_refs.csv", encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        groups.setdefault(row["mr"], []).append(row["ref"])
+    several = [texts for texts in groups.values() if len(texts) > 1][:100]
+    answers, references = [texts[0] for texts in several], [texts[1:] for texts in several]
+    found, _ = metrics.measure(("bleu_e2e", "nist", "rouge_l_e2e", "cider"), answers, references)
+    assert 20 < found["bleu_e2e"] < 80
+    assert 4 < found["nist"] < 10
+    assert 0.4 < found["rouge_l_e2e"] < 0.8
+    assert 0.5 < found["cider"] < 4
