@@ -32,6 +32,7 @@ FLOORS = {
     "bank": 2,
     "seating": 3,
     "attachment": 3,
+    "layout": 3,
     "checkpoint": 3,
     "peft_format": 3,
     "metrics": 3,

@@ -1,35 +1,42 @@
-"""What a run works with: its data, and the base model with the prefix in it."""
+"""What a run works with: its data, and the base model with what is trained in it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-import prefixtune as pt
 from prefixtune import tasks
-from prefixtune.evaluation import measure, positions_taken
+from prefixtune.evaluation import measure
 from prefixtune.tasks import Decoding, Table, Task, Window
 from prefixtune.tasks.loading import load_base, window
+from prefixtune.training import results
+from prefixtune.training.adaptation import Adaptation
 from prefixtune.training.config import RunConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from prefixtune.prefix import Method
-
 
 @dataclass(frozen=True)
 class Data:
-    """The prepared tables of a run; development and test data are optional."""
+    """The prepared tables of a run; development and test data are optional.
+
+    Args:
+        tests: further test data by name, scored as `test` is.
+        facts: what tells each table from another one, for the record and for resuming.
+    """
 
     train: Table
     eval: Table | None
     test: Table | None
+    tests: Mapping[str, Table] = field(default_factory=dict)
+    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What a run works with once everything is loaded."""
+    """What a run works with once everything is loaded. `base_size` counts what the base model and its head hold."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -38,9 +45,10 @@ class Bench:
     room: Window
     decoding: Decoding
     batch_size: int
+    base_size: int = 0
 
     def measure(self, table: Table, *, answered: bool = True) -> dict[str, float]:
-        """Loss and metrics of the prefix as it stands."""
+        """Loss and metrics of the model as it stands."""
         return measure(
             self.model, self.tokenizer, self.task, table, self.room, batch_size=self.batch_size,
             decoding=self.decoding, answered=answered,
@@ -62,18 +70,31 @@ def read_data(config: RunConfig) -> tuple[Task, Data]:
     )  # fmt: skip
     eval_table = task.prepared(table(config.eval, config.eval_split)) if config.eval else None
     test_table = task.prepared(table(config.test, config.test_split)) if config.test else None
-    return task, Data(train=task.prepared(train_table), eval=eval_table, test=test_table)
+    given = {"train": config.train, "eval": config.eval, "test": config.test}
+    data = Data(train=task.prepared(train_table), eval=eval_table, test=test_table)
+    return task, replace(data, facts=_facts(data, given))
 
 
-def set_up(config: RunConfig, method: Method, task: Task, data: Data) -> Bench:
-    """Load the base model and attach a fresh prefix, all of it a function of the seed."""
+def _facts(data: Data, given: Mapping[str, str | None]) -> dict[str, dict[str, Any]]:
+    tables = {"train": data.train, "eval": data.eval, "test": data.test}
+    return {
+        role: {"rows": len(table), "sha256": results.digest(path)}
+        for role, path in given.items()
+        if path is not None and (table := tables[role]) is not None
+    }
+
+
+def set_up(config: RunConfig, adaptation: Adaptation, task: Task, data: Data) -> Bench:
+    """Load the base model and make it trainable, all of it a function of the seed."""
     from transformers import set_seed
 
     set_seed(config.seed)  # before the new head is drawn
+    task = adaptation.fitted(task)
     model, tokenizer = load_base(config.model, task, dtype=config.dtype, dropout=config.base_dropout)
-    model = pt.attach(model, method, name=config.name, tokenizer=tokenizer)
-    room = window(model, tokenizer, positions_taken(model, config.name), config.max_length)
+    base_size = sum(parameter.numel() for parameter in model.parameters())
+    adaptation.attach(model, tokenizer)
+    room = window(model, tokenizer, adaptation.positions(model), config.max_length)
     decoding = Decoding(
         beams=config.beams, max_new_tokens=config.max_new_tokens, length_penalty=config.length_penalty
     )
-    return Bench(model, tokenizer, task, data, room, decoding, config.eval_batch_size)
+    return Bench(model, tokenizer, task, data, room, decoding, config.eval_batch_size, base_size)

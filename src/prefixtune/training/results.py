@@ -26,6 +26,7 @@ HISTORY = "log_history.jsonl"
 PLOT = "training.png"
 FREE = ("output", "report_to", "keep_checkpoints", "eval_batch_size")
 """Settings that may change when a run is resumed: they do not reach its numbers."""
+RERUN = "One run of prefixtune, whole: prefixtune train run.yaml --output ANOTHER_FOLDER"
 _LIBRARIES = (
     "prefixtune", "torch", "transformers", "accelerate", "datasets", "safetensors", "sacrebleu", "rouge-score",
     "seqeval", "scikit-learn", "numpy",
@@ -88,9 +89,10 @@ def check_same_run(output: Path, settings: Mapping[str, Any], data: Mapping[str,
 
 
 def record_run(
-    output: Path, settings: Mapping[str, Any], data: Mapping[str, Any], command: Sequence[str], facts: Mapping[str, Any]
-) -> None:
-    """Write `run.yaml` (runnable as it is) and `run.json` (with versions, data digests and the command)."""
+    output: Path, settings: Mapping[str, Any], data: Mapping[str, Any], command: Sequence[str],
+    facts: Mapping[str, Any], origin: str = RERUN,
+) -> None:  # fmt: skip
+    """Write `run.yaml` (headed by `origin`) and `run.json` (with versions, data digests and the command)."""
     write_json(
         output / RECORD,
         {
@@ -102,8 +104,7 @@ def record_run(
             **facts,
         },
     )
-    header = "# One run of prefixtune, whole: prefixtune train run.yaml --output ANOTHER_FOLDER\n"
-    write_text(output / RUN, header + yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
+    write_text(output / RUN, f"# {origin}\n" + yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
 
 
 def versions() -> dict[str, str]:

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import prefixtune as pt
 from prefixtune.errors import ConfigError, near_miss
 from prefixtune.tasks import Task
 from prefixtune.training import results
+from prefixtune.training.adaptation import Adaptation, Prefixed
 from prefixtune.training.bench import Bench, Data, read_data, set_up
 from prefixtune.training.config import RunConfig
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, TrainerCallback
 
     from prefixtune.prefix import Method
     from prefixtune.training.trainer import PrefixTrainer
@@ -38,31 +38,54 @@ def train(config: RunConfig, method: Method, *, resume: bool = False, command: S
     Raises:
         ConfigError, DataError, ModelError, CheckpointError: before anything is written, each in one line.
     """
+    results.open_folder(Path(config.output), resume=resume)  # before the data are read, which can take long
+    task, data = read_data(config)
+    return fit(config, Prefixed(method, config.name), task, data, resume=resume, command=command)
+
+
+def fit(
+    config: RunConfig, adaptation: Adaptation, task: Task, data: Data, *, resume: bool = False,
+    command: Sequence[str] = (), origin: str = results.RERUN, bar: TrainerCallback | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Train any adaptation on data that were read already, as `train` does; `config`'s file names are for the record.
+
+    Args:
+        origin: the first line of `run.yaml`, which says how to run this again.
+        bar: shows the steps, in the place of Trainer's own lines.
+    """
     output = Path(config.output)
     results.open_folder(output, resume=resume)
-    task, data = read_data(config)
-    if data.eval is not None or data.test is not None:
+    if data.eval is not None or data.test is not None or data.tests:
         task.check_libraries()
     metric = chosen_metric(config, task)
-    settings = {**config.settings(), **method.options()}
-    digests = _digests(config, data)
+    settings = {**config.settings(), **adaptation.options()}
     if (output / results.RUN).is_file():
-        results.check_same_run(output, settings, digests)
+        results.check_same_run(output, settings, data.facts)
     if results.is_finished(output):
         print(f"the run in {output} is finished; nothing to resume", file=sys.stderr)
         return results.read_metrics(output)
 
     from prefixtune.training.trainer import build_trainer
 
-    bench = set_up(config, method, task, data)
+    bench = set_up(config, adaptation, task, data)
     trainer = build_trainer(config, bench, metric)
-    facts = {"method": type(method).name(), "device": str(trainer.args.device), "parameters": _parameters(bench.model)}
-    results.record_run(output, settings, digests, command or sys.argv, facts)
+    if bar is not None:
+        _show_in(trainer, bar)
+    facts = {"method": adaptation.kind(), "device": str(trainer.args.device), "parameters": _parameters(bench)}
+    results.record_run(output, settings, data.facts, command or sys.argv, facts, origin)
     checkpoint = results.last_checkpoint(output)
     begun = time.monotonic()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.monotonic() - begun
-    return _finish(config, method, bench, trainer, metric, seconds)
+    return _finish(config, adaptation, bench, trainer, metric, seconds)
+
+
+def _show_in(trainer: PrefixTrainer, bar: TrainerCallback) -> None:
+    from transformers import PrinterCallback, ProgressCallback
+
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    trainer.add_callback(bar)
 
 
 def chosen_metric(config: RunConfig, task: Task) -> str | None:
@@ -77,19 +100,19 @@ def chosen_metric(config: RunConfig, task: Task) -> str | None:
 
 
 def _finish(
-    config: RunConfig, method: Method, bench: Bench, trainer: PrefixTrainer, metric: str | None, seconds: float
+    config: RunConfig, adaptation: Adaptation, bench: Bench, trainer: PrefixTrainer, metric: str | None, seconds: float
 ) -> dict[str, Any]:
-    """Score the best checkpoint, write the prefix and the metrics, and remove what is no longer needed."""
-    from prefixtune.checkpoint import read_config
-
+    """Score the best checkpoint, write what is kept and the metrics, and remove what is no longer needed."""
     output, state, data = Path(config.output), trainer.state, bench.data
     _refuse_divergence(bench.model, state.best_global_step, metric)
     trainer.accelerator.unwrap_model(bench.model, keep_fp32_wrapper=False)  # scored as it will be used: no autocast
-    scores = {
+    scores: dict[str, Any] = {
         role: bench.measure(table)
         for role, table in (("eval", data.eval), ("test", data.test))
         if table is not None
     }
+    if data.tests:
+        scores["tests"] = {name: bench.measure(table) for name, table in data.tests.items()}
     found = {
         **scores,
         "chosen_by": metric,
@@ -104,9 +127,9 @@ def _finish(
         "columns": config.columns or {},
         "metrics": found,
     }
-    pt.save(bench.model, output, name=config.name, metadata=metadata)
-    parameters = {**_parameters(bench.model), "stored": read_config(output)["stored_parameters"]}
-    found["parameters"] = {**parameters, "stored_percent": 100 * parameters["stored"] / parameters["base"]}
+    stored = adaptation.save(bench.model, output, metadata)
+    parameters = {**_parameters(bench), "stored": stored}
+    found["parameters"] = {**parameters, "stored_percent": 100 * stored / parameters["base"]}
     results.write_history(output, state.log_history)
     results.plot(output, state.log_history, metric)
     results.write_json(output / results.METRICS, found)  # last: it says that the run is finished
@@ -121,15 +144,6 @@ def _refuse_divergence(model: PreTrainedModel, best_step: int | None, metric: st
         raise ConfigError("training diverged: the prefix or its metric is no number any more; lower --lr or --clip")
 
 
-def _parameters(model: PreTrainedModel) -> dict[str, int]:
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return {"base": sum(p.numel() for p in model.parameters()) - trained, "trained": trained}
-
-
-def _digests(config: RunConfig, data: Data) -> dict[str, Any]:
-    given = {"train": (config.train, data.train), "eval": (config.eval, data.eval), "test": (config.test, data.test)}
-    return {
-        role: {"rows": len(table), "sha256": results.digest(path)}
-        for role, (path, table) in given.items()
-        if path is not None and table is not None
-    }
+def _parameters(bench: Bench) -> dict[str, int]:
+    trained = sum(p.numel() for p in bench.model.parameters() if p.requires_grad)
+    return {"base": bench.base_size, "trained": trained}

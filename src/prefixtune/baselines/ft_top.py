@@ -1,0 +1,56 @@
+"""FT-top: fine-tuning of the top blocks, of what comes after them, and of the head (FT-Top2 in Li & Liang 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from prefixtune.errors import ConfigError
+from prefixtune.geometry import run_tiny
+from prefixtune.training.baseline import Baseline, blocks, measured
+
+
+@dataclass(kw_only=True)
+class TopFineTuning(Baseline):
+    """The top blocks and all that follows: a final norm, the head, or a language model's output embeddings.
+
+    Output embeddings that are tied to the input are trained as the input's, as the authors' code does.
+    """
+
+    blocks: int = 2
+    """How many of the top blocks are trained (an encoder-decoder's: of the decoder)."""
+
+    def insert(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        layers = measured(model).layers
+        if model.config.is_encoder_decoder:
+            layers = tuple(layer for layer in layers if layer.site == "decoder")
+        paths = list(blocks(layers))
+        if not 1 <= self.blocks <= len(paths):
+            raise ConfigError(f"blocks={self.blocks}: {type(model).__name__} has {len(paths)}; expected 1 to that many")
+        for path in paths[-self.blocks :]:
+            model.get_submodule(path).requires_grad_(True)
+        for module in _run_after(model, paths):
+            module.requires_grad_(True)
+        output = model.get_output_embeddings()
+        if output is not None:
+            output.requires_grad_(True)
+
+
+def _run_after(model: PreTrainedModel, paths: Sequence[str]) -> list[nn.Module]:
+    """The modules beside the list of blocks that run after its last block."""
+    parent = model.get_submodule(paths[-1].rpartition(".")[0].rpartition(".")[0])
+    last = model.get_submodule(paths[-1])
+    ran: list[nn.Module] = []
+    handles = [
+        module.register_forward_hook(lambda module, args, output: ran.append(module))
+        for module in (*parent.children(), last)
+    ]
+    try:
+        run_tiny(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return ran[ran.index(last) + 1 :]

@@ -1,0 +1,159 @@
+"""What all baselines share: the base frozen, a new head trained, checkpoints of what is trained alone, budgets."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save as tensor_bytes
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from prefixtune import architectures, geometry
+from prefixtune.bank import BANK
+from prefixtune.checkpoint import TRAINING, write_whole
+from prefixtune.errors import ConfigError
+from prefixtune.geometry import Geometry, Layer
+from prefixtune.heads import head_names
+from prefixtune.training.adaptation import Adaptation
+
+MODULE = "prefixtune_baseline"
+"""The name of what a baseline adds, among the model's children."""
+
+
+@dataclass(kw_only=True)
+class Baseline(Adaptation):
+    """Something that is not a prefix. A baseline is one file; its dataclass is its configuration."""
+
+    @classmethod
+    def name(cls) -> str:
+        """The baseline's name: that of its file."""
+        return cls.__module__.rpartition(".")[2]
+
+    def kind(self) -> str:
+        return self.name()
+
+    def options(self) -> dict[str, Any]:
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def attach(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        model.requires_grad_(False)
+        self.insert(model, tokenizer)
+        for name in head_names(model, BANK):
+            model.get_submodule(name).requires_grad_(True)
+        if not trained(model):
+            raise ConfigError(
+                f"{self.kind()} trains a new head alone, and {type(model).__name__} has none; expected a task with a "
+                "head (classification, tagging)"
+            )
+        keep_what_is_trained(model)
+
+    @abstractmethod
+    def insert(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Add modules to the frozen model, or unfreeze some of its own. The head is seen to."""
+
+    def save(self, model: PreTrainedModel, directory: Path, metadata: Mapping[str, Any]) -> int:
+        """Nothing is written: a baseline is there to be measured."""
+        return self.stored(model)
+
+    def stored(self, model: PreTrainedModel) -> int:
+        """How many numbers a user of this baseline would keep: those that are trained, unless it says otherwise."""
+        return sum(parameter.numel() for parameter in trained(model).values())
+
+
+def trained(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The trainable tensors by name, each once."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def keep_what_is_trained(model: PreTrainedModel) -> None:
+    """Make `save_pretrained`, which Trainer calls for its checkpoints, write the trainable tensors and nothing else."""
+    own = vars(model)
+    own["save_pretrained"] = partial(_save_trained, model)
+    # Trainer warns of every weight that a checkpoint does not hold, unless these are the very ones it is told of.
+    own["_keys_to_ignore_on_save"] = [key for key in model.state_dict() if key not in trained(model)]
+
+
+def _save_trained(model: PreTrainedModel, save_directory: str | os.PathLike[str], **_: Any) -> None:
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in trained(model).items()}
+    folder = Path(save_directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole({folder / TRAINING: tensor_bytes(tensors, metadata={"format": "pt"})})
+
+
+def measured(model: PreTrainedModel) -> Geometry:
+    """The attention layers of `model`, which is left as it was."""
+    undo = architectures.adapt(model)
+    try:
+        return geometry.measure(model)
+    finally:
+        while undo:
+            undo.pop()()
+
+
+def block_of(layer: Layer) -> str | None:
+    """The path of the block around an attention: 'model.layers.3' for 'model.layers.3.self_attn'; None: no block."""
+    parts = layer.module.split(".")
+    for place, part in enumerate(parts):
+        if part.isdigit():
+            return ".".join(parts[: place + 1])
+    return None
+
+
+def blocks(layers: Sequence[Layer]) -> dict[str, Layer]:
+    """The blocks around `layers`, in the order of the forward, each with its first attention layer."""
+    found: dict[str, Layer] = {}
+    for layer in layers:
+        if (path := block_of(layer)) is not None:
+            found.setdefault(path, layer)
+    if not found:
+        raise ConfigError("the model's attention layers stand in no list of blocks, so there is none to put things in")
+    return found
+
+
+@dataclass(kw_only=True)
+class Budgeted(Baseline):
+    """A baseline whose size is chosen by a budget of numbers, the task head not counted."""
+
+    percent: float = 0.1
+    """Numbers added, in percent of those of the base model."""
+
+    parameters: int | None = None
+    """Numbers added, instead of percent."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.percent <= 100:
+            raise ConfigError(f"percent={self.percent}: expected more than 0, and at most 100")
+        if self.parameters is not None and self.parameters < 1:
+            raise ConfigError(f"parameters={self.parameters}: expected at least 1")
+
+    def budget(self, model: PreTrainedModel) -> int:
+        """The numbers to spend on `model`."""
+        if self.parameters is not None:
+            return self.parameters
+        return round(self.percent / 100 * sum(parameter.numel() for parameter in model.parameters()))
+
+
+def share_units(costs: Sequence[int], budget: int, what: str) -> list[int]:
+    """How many units each place gets, place i at `costs[i]` numbers a unit, as near to `budget` as whole units allow.
+
+    Every place gets the same number; what is left goes to the last places (the top layers), one unit each.
+    Raises ConfigError when not even one unit fits.
+    """
+    whole = budget // sum(costs)
+    units, left = [whole] * len(costs), budget - whole * sum(costs)
+    for place in reversed(range(len(costs))):
+        if left >= costs[place] / 2:  # nearest, not largest below
+            units[place] += 1
+            left -= costs[place]
+    if not any(units):
+        raise ConfigError(
+            f"{what} of a budget of {budget:,} numbers cannot be made: the smallest has {min(costs):,}; give a larger "
+            "budget"
+        )
+    return units
