@@ -225,7 +225,13 @@ def test_iob2_loses_nothing_of_bilou_and_iobes(marks: tuple[str, str, str, str])
 
 @pytest.mark.parametrize("kind", tasks.names())
 def test_a_task_comes_back_from_its_metadata(kind: str) -> None:
-    rows = {"text2text": [{"source": "a", "target": "b"}], "classification": TEXTS, "tagging": SENTENCES}[kind]
+    rows = {
+        "text2text": [{"source": "a", "target": "b"}],
+        "classification": TEXTS,
+        "tagging": SENTENCES,
+        "spans": [{**row, "spans": [[0, 1]]} for row in TEXTS],
+        "choice": [{"text": "a", "choices": ["b", "c"], "label": 1}],
+    }[kind]
     task = tasks.find(kind).learn(table(rows))
     assert tasks.from_metadata(json.loads(json.dumps(task.metadata()))) == task
 

@@ -26,6 +26,7 @@ from prefixtune.methods.adaptive import AdaptivePrefix, GatedPrefix
 from prefixtune.prefix import Prefix, Slot
 from prefixtune.tasks import Table, Task
 from prefixtune.tasks.classification import Classification
+from prefixtune.tasks.spans import Spans
 from prefixtune.tasks.tagging import OUTSIDE, Tagging
 from prefixtune.tasks.task import IGNORED, Feature, batches_by_length
 
@@ -110,7 +111,7 @@ def read_gates(loaded: Loaded, name: str, table: Table, *, by: str | None = None
     with pt.using(model, name):
         for rows in batches_by_length(features, batch_size):
             inputs, labels = _inputs(model, collate, [features[row] for row in rows])
-            found = _gates(model, inputs) if tags is None else tags.gates(model, inputs, labels)
+            found = _gates(model, inputs, len(rows)) if tags is None else tags.gates(model, inputs, labels)
             for place, row in enumerate(rows):
                 for total in (everything, *([sums[key]] if (key := keys[row]) is not None else [])):
                     total.add({site: gate[place] for site, gate in found.items()})
@@ -141,7 +142,7 @@ def check(prefix: Prefix, task: Task, by: str | None) -> None:
             f"--by label: with gate_input={method.gate_input!r} all words of an example share one gate, so tags cannot "
             "be told apart; use --by example, or a prefix of gate_input='token'"
         )
-    if by == "label" and not isinstance(task, Classification | Tagging):
+    if by == "label" and not isinstance(task, Classification | Spans | Tagging):
         raise ConfigError(f"--by label: {task.kind} has no labels; use --by example")
 
 
@@ -169,9 +170,10 @@ def _inputs(model: PreTrainedModel, collate: Any, features: Sequence[Feature]) -
     return batch, labels
 
 
-def _gates(model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`pt.gates`, in float64 on the CPU."""
-    return {site: gate.double().cpu() for site, gate in pt.gates(model, **inputs).items()}
+def _gates(model: PreTrainedModel, inputs: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
+    """`pt.gates`, in float64 on the CPU; of an example that is several texts (choices), their mean."""
+    found = pt.gates(model, **inputs)
+    return {site: gate.double().cpu().unflatten(0, (rows, -1)).mean(1) for site, gate in found.items()}
 
 
 @dataclass
@@ -204,7 +206,7 @@ class _TagSums:
         self._chosen = torch.stack([kind == number for number in range(len(self.kinds))]).double().cpu()
         self.counts += self._chosen.sum((1, 2))
         with bank_of(model).watched(self._watch):
-            return _gates(model, inputs)
+            return _gates(model, inputs, len(labels))
 
     def _watch(self, prefix: Prefix, slot: Slot, call: AttentionCall) -> None:
         gate = prefix.gate(call, slot)
@@ -230,7 +232,7 @@ def _entity(label: str, task: Tagging) -> str:
 
 def _groups(sums: dict[str, _Sum], task: Task, prefix: Prefix) -> list[Group]:
     """Labels in the order of the task, examples in that of the data."""
-    order = task.labels if isinstance(task, Classification) and set(sums) <= set(task.labels) else tuple(sums)
+    order = task.labels if isinstance(task, Classification | Spans) and set(sums) <= set(task.labels) else tuple(sums)
     return [_group(name, sums[name], "examples", prefix) for name in order if name in sums]
 
 

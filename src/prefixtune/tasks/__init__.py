@@ -10,7 +10,7 @@ from prefixtune.errors import ConfigError, near_miss
 from prefixtune.tasks.readers import Table, check_columns, read
 from prefixtune.tasks.task import Decoding, Task, Window
 
-_NOT_TASKS = {"decoding", "loading", "readers", "task"}
+_NOT_TASKS = {"decoding", "loading", "readers", "readouts", "task"}
 
 __all__ = ["Decoding", "Table", "Task", "Window", "check_columns", "find", "from_metadata", "names", "read"]
 

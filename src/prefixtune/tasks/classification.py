@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from prefixtune import metrics
 from prefixtune.errors import DataError, near_miss
 from prefixtune.tasks.readers import Table
 from prefixtune.tasks.task import Feature, HeadTask, Window, label_name, ordered_labels
@@ -19,18 +20,24 @@ if TYPE_CHECKING:
 class Classification(HeadTask):
     """One label for one text or a pair of texts.
 
+    Columns: `text`, `label`, and `text_pair` where there are two texts. Where rows are the answers to one question each
+    (MultiRC: `text` the paragraph, `text_pair` question and answer, two labels), a column `question_id` says to which,
+    and the scores are MultiRC's: F1 over all answers, of the label that comes last, and exact match over questions.
+
     Args:
         labels: the classes, in the order of the head's outputs.
         pairs: whether there is a second text.
+        questions: whether rows are answers to questions.
     """
 
     labels: tuple[str, ...]
     pairs: bool = False
+    questions: bool = False
 
     kind: ClassVar[str] = "classification"
     required: ClassVar[tuple[str, ...]] = ("text", "label")
     libraries: ClassVar[tuple[str, ...]] = ("sklearn",)
-    optional: ClassVar[tuple[str, ...]] = ("text_pair",)
+    optional: ClassVar[tuple[str, ...]] = ("text_pair", "question_id")
 
     @classmethod
     def learn(cls, table: Table, **options: Any) -> Self:
@@ -38,11 +45,18 @@ class Classification(HeadTask):
         labels = ordered_labels({label_name(row["label"], table.where(i)) for i, row in enumerate(table.rows)})
         if len(labels) < 2:
             raise DataError(f"{table.name} has only the label {labels[0]!r}; classification needs at least two")
-        return cls(labels=labels, pairs="text_pair" in table.columns())
+        questions = "question_id" in table.columns()
+        if questions and len(labels) != 2:
+            raise DataError(
+                f"{table.name} has a column 'question_id', which marks answers that are right or wrong, but the labels "
+                f"{', '.join(labels)}; expected two labels, or no such column"
+            )
+        return cls(labels=labels, pairs="text_pair" in table.columns(), questions=questions)
 
     def prepared(self, table: Table) -> Table:
         columns = ("text", "text_pair") if self.pairs else ("text",)
-        table.require((*columns, "label"))
+        kept = ("question_id",) if self.questions else ()
+        table.require((*columns, *kept, "label"))
         rows = []
         for index, row in enumerate(table.rows):
             label = label_name(row["label"], table.where(index))
@@ -50,12 +64,12 @@ class Classification(HeadTask):
                 raise DataError(
                     f"{table.where(index)}: the label {label!r} was not seen in training{near_miss(label, self.labels)}"
                 )
-            rows.append({**{column: str(row[column]) for column in columns}, "label": label})
+            rows.append({**{column: str(row[column]) for column in (*columns, *kept)}, "label": label})
         return Table(table.name, rows, table.lines)
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return ("accuracy", "macro_f1", "mcc")
+        return ("f1a", "exact_match", "accuracy") if self.questions else ("accuracy", "macro_f1", "mcc")
 
     def model_class(self, config: PretrainedConfig) -> Any:
         from transformers import AutoModelForSequenceClassification
@@ -92,12 +106,12 @@ class Classification(HeadTask):
         return [self.labels[index] for index in logits.argmax(dim=-1).tolist()]
 
     def score(self, answers: Sequence[str], table: Table) -> dict[str, float]:
-        from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-
         gold = [row["label"] for row in table.rows]
-        seen = sorted(set(gold) | set(answers))  # a class that neither side names says nothing about the model
+        if not self.questions:
+            return {name: metrics.score(name, answers, gold) for name in self.metrics}
+        marked, right = [(row["question_id"], row["label"]) for row in table.rows], self.labels[-1]
         return {
-            "accuracy": float(accuracy_score(gold, answers)),
-            "macro_f1": float(f1_score(gold, answers, labels=seen, average="macro", zero_division=0.0)),
-            "mcc": float(matthews_corrcoef(gold, answers)),
+            "f1a": metrics.score(f"f1a:{right}", answers, marked) if right in {*gold, *answers} else 0.0,
+            "exact_match": metrics.score("exact_match", answers, marked),
+            "accuracy": metrics.score("accuracy", answers, gold),
         }
