@@ -28,8 +28,9 @@ from prefixtune.attention import AttentionCall
 HEADS, SIZE = 8, 64
 SECTION = "Joined or merged"
 TRAINING = [(8, 64), (32, 64), (4, 256), (16, 256), (4, 512), (2, 1024)]
-DECODING = list(product((1, 8, 64), (64, 512)))
+DECODING = list(product((1, 4, 16, 64), (64, 512)))
 GATES = ("none", "sequence", "position")
+LENGTHS = (16, 128, 512)
 
 
 def call_of(rows: int, queries: int, keys: int, padded: bool, trained: bool) -> AttentionCall:
@@ -114,7 +115,7 @@ def main() -> None:
         if given.only not in (None, name):
             continue
         lines = []
-        for (rows, tokens), length, kind in product(DECODING if name == "decoding" else TRAINING, (16, 128), GATES):
+        for (rows, tokens), length, kind in product(DECODING if name == "decoding" else TRAINING, LENGTHS, GATES):
             if name == "decoding" and kind == "position":
                 continue  # one position: the same as 'sequence'
             queries = 1 if name == "decoding" else tokens

@@ -63,7 +63,9 @@ def test_every_row_keeps_its_own_prefix_when_its_prompt_is_read_once() -> None:
 def test_prompts_are_read_by_as_many_rows_as_there_are_prompts() -> None:
     model = with_prefix(zoo.BY_NAME["llama"].make(), "p_tuning_v2")
     inputs, tokens = zoo.inputs_for(zoo.BY_NAME["llama"], length=9), []
-    handle = model.model.layers[0].mlp.register_forward_hook(lambda module, args, out: tokens.append(out[..., 0].numel()))
+    handle = model.model.layers[0].mlp.register_forward_hook(
+        lambda module, args, out: tokens.append(out[..., 0].numel())
+    )
     with torch.no_grad():
         cache = read_once(model, inputs["input_ids"], inputs["attention_mask"], Decoding(beams=BEAMS))
         beam_search(model, inputs, cache)

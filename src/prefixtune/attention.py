@@ -170,7 +170,7 @@ def merging_pays(call: AttentionCall, length: int, gate: Tensor | None) -> bool:
     """
     B, T, S = len(call.query), call.query.shape[2], call.key.shape[2]
     if T == 1:
-        return B * S >= 512
+        return B * (S + length) >= 512
     return S >= 512 or 4 * length > S or (gate is not None and gate.shape[1] > 1)
 
 

@@ -83,7 +83,7 @@ def read_once(
     """The cache of all of a prompt `[B, T]` but its last token, a copy for each beam: `[B * beams, G, T - 1, D]`.
 
     `generate` reads a prompt once for every beam, although the beams part only behind it. None where it may go its own
-    way: one beam, a prompt of one token, an encoder-decoder (whose encoder runs once in any case), or a cache of another kind.
+    way: one beam, a prompt of one token, an encoder-decoder (its encoder runs once anyway), another kind of cache.
     """
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer

@@ -1,0 +1,133 @@
+"""Decoding under a prefix, as a ratio to the bare model: `python benchmarks/decoding.py`.
+
+Every way generates the same number of tokens for the same prompts, greedily, with the model's own `generate`; ways run
+interleaved in random order, one call a round, and a ratio is of tokens a second in one round: above 1 is slower than
+the bare model. The table has medians over rounds. *Mixed* gives each row of the batch one of 4 prefixes of that length
+or none; *text in context* is the bare model with as many real tokens in front as the prefix has positions, which is
+what a prefix replaces. PEFT puts its prefix into the cache.
+
+The model is that of `train_step.py`: 8 layers, width 512, random weights, float32. Time is that of the processor, on one
+thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+
+import peft
+import report
+import torch
+import transformers as tf
+from torch import Tensor
+from train_step import WORDS, base
+
+import prefixtune as pt
+
+SECTION = "Decoding"
+BARE = "bare model"
+LENGTHS, ROWS = (10, 64, 512), (1, 8, 64)
+PROMPT, NEW, MIXED = 32, 24, 4
+
+
+@dataclass(frozen=True)
+class Case:
+    """`rows` prompts of `PROMPT` tokens, and the prefix length."""
+
+    rows: int
+    length: int
+
+    def __str__(self) -> str:
+        return f"{self.rows} rows, P={self.length}"
+
+
+def decoder() -> tf.PreTrainedModel:
+    """The model of `train_step.py`, with the cache that generation needs."""
+    model = base().eval()
+    model.config.use_cache = model.generation_config.use_cache = True
+    return model
+
+
+def answer(model: torch.nn.Module, ids: Tensor) -> None:
+    """Generate exactly `NEW` tokens a row."""
+    mask = torch.ones_like(ids)
+    model.generate(
+        input_ids=ids, attention_mask=mask, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False, pad_token_id=0
+    )
+
+
+def ways(case: Case) -> dict[str, Callable[[Tensor], None]]:
+    """Every way to generate under a prefix of this length."""
+    bare = decoder()
+    ours = pt.attach(decoder(), pt.PTuningV2(length=case.length), name="0")
+    gated = pt.attach(decoder(), pt.AdaptivePrefix(length=case.length))
+    mixed = decoder()
+    for number in range(MIXED):
+        pt.attach(mixed, pt.PTuningV2(length=case.length), name=str(number))
+    names: list[str | None] = [*map(str, range(MIXED)), None]
+    chosen = [names[row % len(names)] for row in range(case.rows)]
+    config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=case.length)
+    theirs = peft.get_peft_model(decoder(), config).eval()
+    text = torch.randint(WORDS, (1, case.length), generator=torch.Generator().manual_seed(2))
+
+    def several(ids: Tensor) -> None:
+        with pt.using(mixed, chosen):
+            answer(mixed, ids)
+
+    return {
+        BARE: lambda ids: answer(bare, ids),
+        "P-Tuning v2": lambda ids: answer(ours, ids),
+        "APT": lambda ids: answer(gated, ids),
+        "mixed": several,
+        "PEFT prefix": lambda ids: answer(theirs, ids),
+        "text in context": lambda ids: answer(bare, torch.cat([text.expand(len(ids), -1), ids], dim=1)),
+    }
+
+
+def measure(case: Case, rounds: int) -> list[str]:
+    """One line: tokens a second of the bare model, and every way's ratio of time to it."""
+    every, order = ways(case), random.Random(0)
+    ids = torch.randint(WORDS, (case.rows, PROMPT), generator=torch.Generator().manual_seed(1))
+    found: list[dict[str, float]] = []
+    for _ in range(rounds + 1):  # the first warms up
+        times = {}
+        for name in order.sample(list(every), len(every)):
+            start = time.process_time()
+            every[name](ids)
+            times[name] = time.process_time() - start
+        found.append(times)
+    found = found[1:]
+    speed = case.rows * NEW / statistics.median(times[BARE] for times in found)
+    ratios = [statistics.median(t[name] / t[BARE] for t in found) for name in every if name != BARE]
+    row = [str(case), f"{speed:.0f}", *(f"{ratio:.2f}" for ratio in ratios)]
+    print(*row, sep="\t", flush=True)
+    return row
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each case")
+    parser.add_argument("--rows", type=int, nargs="*", default=ROWS, help="batch sizes")
+    parser.add_argument("--lengths", type=int, nargs="*", default=LENGTHS, help="prefix lengths")
+    parser.add_argument("--dry", action="store_true", help="print only, and leave RESULTS.md as it is")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    tf.logging.set_verbosity_error()
+    lines = [measure(Case(rows, length), given.rounds) for rows, length in product(given.rows, given.lengths)]
+    head = ["batch", "bare model, tokens/s", "P-Tuning v2", "APT", "mixed", "PEFT prefix", "text in context"]
+    intro = (
+        f"`python benchmarks/decoding.py`: {PROMPT} tokens read and {NEW} generated a row; time as a ratio to the bare "
+        f"model's. {report.machine()}\n\n"
+    )
+    if not given.dry:
+        report.write(SECTION, intro + report.table(head, lines))
+
+
+if __name__ == "__main__":
+    main()
