@@ -19,6 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from prefixtune import packing
 from prefixtune.attention import AttentionFunction, is_causal, plain_attention
 from prefixtune.errors import ModelError
 
@@ -216,7 +217,7 @@ def register(prefix: str, make: Callable[[str], AttentionFunction]) -> None:
     for kind in ("sdpa", "eager"):
         ALL_ATTENTION_FUNCTIONS.register(prefix + kind, make(kind))
         # Without a mask function of the same name, transformers drops the padding mask.
-        ALL_MASK_ATTENTION_FUNCTIONS.register(prefix + kind, ALL_MASK_ATTENTION_FUNCTIONS[kind])
+        ALL_MASK_ATTENTION_FUNCTIONS.register(prefix + kind, packing.mask_function(kind))
 
 
 def unregister(prefix: str) -> None:

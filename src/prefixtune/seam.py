@@ -22,9 +22,11 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
+from prefixtune import packing
 from prefixtune.attention import AttentionCall, AttentionFunction, is_causal
 from prefixtune.errors import ConfigError, ModelError
 from prefixtune.geometry import Layer, attention_input, base_attention
+from prefixtune.packing import Packing
 from prefixtune.positions import (
     bias_source,
     first_position,
@@ -60,7 +62,7 @@ class Chooser(Protocol):
 
 @dataclass
 class Forward:
-    """One call of a stack while it runs."""
+    """One call of a stack while it runs. Over a packed row, an example counts as a row here."""
 
     groups: list[Group]
     batch: int
@@ -68,6 +70,7 @@ class Forward:
     mask: Tensor | None  # [B, S]: 1 where there is text
     positions: Tensor | None  # [B, T]: of the real tokens, the first at 0; None where no prefix needs them
     cache: Cache | None
+    packing: Packing | None = None
     turns: Counter[nn.Module] = field(default_factory=Counter)
     hidden: Tensor | None = None  # what the attention module now running reads, [B, T, d]
     starts: dict[str, Tensor] = field(
@@ -119,11 +122,15 @@ class Stack:
         self.chooser.keep_names()
         named = dict(zip(self.parameters, args, strict=False)) | kwargs
         tokens = self._tokens(named)
-        groups = self.chooser.groups(tokens.shape[0], tokens.device)
-        forward = self._open(groups, named, tokens)
+        packed = packing.recognise(named, tokens, self.first_position) if self.takes_positions else None
+        groups = self.chooser.groups(tokens.shape[0] if packed is None else len(packed.lengths), tokens.device)
+        forward = self._open(groups, named, tokens) if packed is None else _open_packed(groups, packed)
         self._running[threading.get_ident()] = forward
+        packing.running.set(packed)
         self._bind_checkpointing(module, forward)
-        if not self.takes_positions or not self._must_place(forward, named):
+        if packed is not None and "use_cache" in self.parameters:
+            named["use_cache"] = False  # nothing could go on from the end of several examples
+        elif not self.takes_positions or not self._must_place(forward, named):
             return None
         named["position_ids"] = self._moved(forward, self._standing(forward, named))
         return (), named
@@ -146,6 +153,7 @@ class Stack:
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Forward hook of the stack, called after an error too: close the forward."""
         forward = self._running.pop(threading.get_ident(), None)
+        packing.running.set(None)
         for layer, function in self._checkpointing.pop(threading.get_ident(), []):
             vars(layer)["_gradient_checkpointing_func"] = function
         if forward is None or output is None:
@@ -169,7 +177,8 @@ class Stack:
                     "gate_input='first' reads the first token of the text, but this cache was filled without the "
                     "prefix; run the whole text once under the prefix, or use gate_input='token'"
                 )
-            forward.starts[slot.key] = known[slot.key]
+            kept = known[slot.key]  # of as many rows, or of fewer: a search copies a cache for its beams
+            forward.starts[slot.key] = kept.repeat_interleave(len(hidden) // len(kept), dim=0)
         elif slot.key not in forward.starts:
             first = forward.mask.int().argmax(-1) if forward.mask is not None else hidden.new_zeros(len(hidden)).long()
             forward.starts[slot.key] = hidden[torch.arange(len(hidden), device=hidden.device), first]
@@ -227,12 +236,12 @@ class Stack:
         if len(shifts) == 1:
             moved = standing + shifts[0]
         else:
-            assert forward.positions is not None
-            rows = torch.zeros(len(forward.positions), 1, dtype=standing.dtype, device=standing.device)
+            rows = torch.zeros(forward.batch, 1, dtype=standing.dtype, device=standing.device)
             for group, shift in zip(forward.groups, shifts, strict=True):
                 rows[group.rows] = shift
-            moved = standing + rows
-        limit, most = self.position_limit, forward.past + standing.shape[-1] + max(shifts) + self.first_position
+            moved = standing + (rows if forward.packing is None else forward.packing.spread(rows).T)
+        length = standing.shape[-1] if forward.packing is None else forward.packing.longest
+        limit, most = self.position_limit, forward.past + length + max(shifts) + self.first_position
         if limit is not None and most > limit and int(moved.max()) >= limit:
             raise ConfigError(
                 f"the text and its prefix reach position {int(moved.max())}, but {type(self.module).__name__} has "
@@ -264,6 +273,14 @@ class Stack:
                 return run(*inner)
 
         return function(rerun, *args)
+
+
+def _open_packed(groups: list[Group], packed: Packing) -> Forward:
+    """The forward of a packed row: to prefixes it looks like its examples, padded on the right."""
+    B, T = packed.index.shape
+    positions = torch.arange(T, device=packed.index.device).expand(B, T)
+    mask = None if packed.real is None else packed.real.long()
+    return Forward(groups, B, 0, mask, positions, None, packed)
 
 
 def _refuse_reentrant(function: Callable[..., Any]) -> None:
@@ -299,13 +316,20 @@ class Seat:
         forward.turns[call.module] += 1
         layer = self.layers[turn % len(self.layers)]
         name = f"{layer.site}.{layer.index}"
-        call = replace(call, hidden=forward.hidden, real=forward.real(call.query.shape[2]))
+        call = replace(call, hidden=forward.hidden)
+        if forward.packing is not None:
+            call = packing.taken_apart(call, forward.packing)
+        call = replace(call, real=forward.real(call.query.shape[2]))
         forward.hidden = None
         if len(forward.groups) > 1 and call.query.shape[0] != forward.batch:
             raise ConfigError(
                 f"{type(call.module).__name__} cuts {forward.batch} rows into {call.query.shape[0]} pieces, so a "
                 "prefix for each row cannot be told apart there; use one prefix for the whole batch"
             )
+        out, weights = self._attend_groups(name, call, forward)
+        return (out, weights) if forward.packing is None else (forward.packing.row(out)[None], None)
+
+    def _attend_groups(self, name: str, call: AttentionCall, forward: Forward) -> tuple[Tensor, Tensor | None]:
         parts = [self._attend_group(group, name, call, forward) for group in forward.groups]
         if len(parts) == 1:
             return parts[0]

@@ -96,13 +96,20 @@ class Tagging(HeadTask):
         from transformers import DataCollatorForTokenClassification
 
         pad = DataCollatorForTokenClassification(tokenizer, label_pad_token_id=IGNORED)
-        return lambda features: pad([{k: v for k, v in feature.items() if k != "words"} for feature in features])
+        return lambda features: pad(_without_words(features))
+
+    def packer(self, model: PreTrainedModel) -> Any:
+        from prefixtune.packing import pack
+        from prefixtune.positions import first_position
+
+        first = first_position(model)
+        return lambda features: pack(_without_words(features), first=first, shifted=False)
 
     def answers(self, logits: torch.Tensor, features: Sequence[Feature]) -> list[list[str]]:
         """The tags of the words that were not cut off, one list a row."""
         rows = []
         for ids, feature in zip(logits.argmax(dim=-1).tolist(), features, strict=True):
-            pairs = zip(feature["words"], ids, strict=False)  # the batch is padded on the right
+            pairs = zip(feature["words"], ids, strict=False)  # rows are padded on the right
             tags = {word: self.labels[index] for word, index in pairs if word is not None}
             # A word without a sub-token (a lone control character) has no answer: nothing there.
             rows.append([tags.get(word, OUTSIDE) for word in range(max(tags, default=-1) + 1)])
@@ -194,6 +201,10 @@ def _as_iob2(tag: str, where: str) -> str:
     if not dash or mark not in _TO_IOB2:
         raise DataError(f"{where}: the tag {tag!r} is not BILOU, IOBES or IOB2; leave --tag-scheme as_given")
     return f"{_TO_IOB2[mark]}-{kind}"
+
+
+def _without_words(features: Sequence[Feature]) -> list[Feature]:
+    return [{name: values for name, values in feature.items() if name != "words"} for feature in features]
 
 
 def _first(words: Sequence[int | None]) -> list[int | None]:

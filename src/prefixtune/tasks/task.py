@@ -14,8 +14,12 @@ from prefixtune.errors import ConfigError, DataError
 from prefixtune.tasks.readers import Table
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from prefixtune.layout import Batch, Collate, Layout
 
 Feature = dict[str, Any]
 IGNORED = -100
@@ -139,6 +143,17 @@ class Task(abc.ABC):
     def collator(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:
         """What pads a list of features into a batch."""
 
+    def packer(self, model: PreTrainedModel) -> Collate | None:
+        """What packs a list of features into one row, without padding; None where labels are not those of tokens."""
+        return None
+
+    def layout(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, packing: str = "auto") -> Layout:
+        """How batches are made: packed where `model` is proved to take that (see `prefixtune.layout`), or padded."""
+        from prefixtune.layout import choose
+
+        pad, pack = self.collator(model, tokenizer), self.packer(model)
+        return choose(model, pad, pack, shifted=self.shifted(model), wanted=packing)
+
     @abc.abstractmethod
     def shifted(self, model: PreTrainedModel) -> bool:
         """Whether the logits at position t predict the label at t + 1."""
@@ -161,7 +176,7 @@ class HeadTask(Task):
 
     @abc.abstractmethod
     def answers(self, logits: torch.Tensor, features: Sequence[Feature]) -> list[Any]:
-        """What the model answers to `features`, from its padded logits."""
+        """What the model answers to `features`, from its logits, a row each, padded on the right."""
 
     def shifted(self, model: PreTrainedModel) -> bool:
         return False
@@ -178,10 +193,13 @@ class HeadTask(Task):
         tell_of_cuts(table.name, [len(feature["input_ids"]) for feature in features], window.inputs())
         found: list[Any] = [None] * len(features)
         total, count = 0.0, 0
-        for rows, logits, labels in batch_logits(model, features, self.collator(model, tokenizer), batch_size):
+        for rows, logits, labels in batch_logits(
+            model, features, self.layout(model, tokenizer).collate, batch_size
+        ):
             loss, labelled = token_losses(logits, labels, shifted=False)
             total, count = total + float(loss), count + int(labelled)
-            for row, answer in zip(rows, self.answers(logits, [features[r] for r in rows]), strict=True):
+            batch = [features[row] for row in rows]
+            for row, answer in zip(rows, self.answers(_a_row_each(logits, batch), batch), strict=True):
                 found[row] = answer
         return Prediction(loss=total / max(count, 1), answers=found if answered else None)
 
@@ -193,17 +211,34 @@ def batches_by_length(features: Sequence[Feature], batch_size: int) -> Iterator[
         yield order[start : start + batch_size]
 
 
+def _a_row_each(logits: torch.Tensor, features: Sequence[Feature]) -> torch.Tensor:
+    """`[1, N, C]` of a packed row as `[B, T, C]`; of padded rows, as they are."""
+    from torch.nn.utils.rnn import pad_sequence
+
+    if len(logits) == len(features):
+        return logits
+    parts = logits[0].split([len(feature["input_ids"]) for feature in features])
+    return pad_sequence(list(parts), batch_first=True)
+
+
 def batch_logits(
-    model: PreTrainedModel, features: Sequence[Feature], collate: Any, batch_size: int
-) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
-    """For each batch: the rows' indices, their logits and their padded labels. The model is put back as it was."""
+    model: PreTrainedModel, features: Sequence[Feature], collate: Any, batch_size: int,
+    aligned: Callable[[Batch], dict[str, Any]] = dict,
+) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:  # fmt: skip
+    """For each batch: the indices of its rows, its logits and its labels. The model is put back as it was.
+
+    Args:
+        collate: makes a batch of features.
+        aligned: brings the labels to where the logits are, and asks for no other logits (`Layout.aligned`).
+    """
     import torch
 
     training = model.training
     model.eval()
     try:
         for rows in batches_by_length(features, batch_size):
-            batch = {key: value.to(model.device) for key, value in collate([features[row] for row in rows]).items()}
+            batch = aligned(collate([features[row] for row in rows]))
+            batch = {key: value.to(model.device) for key, value in batch.items()}
             labels = batch.pop("labels")
             with torch.no_grad():
                 yield rows, model(**batch).logits, labels

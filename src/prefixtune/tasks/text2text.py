@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from prefixtune.errors import DataError, ModelError
@@ -134,6 +135,14 @@ class Text2Text(Task):
         seq2seq = model if model.config.is_encoder_decoder else None
         return DataCollatorForSeq2Seq(tokenizer, model=seq2seq, label_pad_token_id=IGNORED)
 
+    def packer(self, model: PreTrainedModel) -> Any:
+        from prefixtune.packing import pack
+        from prefixtune.positions import first_position
+
+        if model.config.is_encoder_decoder:
+            return None
+        return partial(pack, first=first_position(model), shifted=self.shifted(model))
+
     def shifted(self, model: PreTrainedModel) -> bool:
         return not model.config.is_encoder_decoder
 
@@ -144,8 +153,9 @@ class Text2Text(Task):
         """The loss over every row; the answers, one for each different source, in order of appearance."""
         features = self.features(table, model, tokenizer, window)
         total, count = 0.0, 0
-        for _, logits, labels in batch_logits(model, features, self.collator(model, tokenizer), batch_size):
-            loss, labelled = token_losses(logits, labels, shifted=self.shifted(model))
+        layout = self.layout(model, tokenizer)
+        for _, logits, labels in batch_logits(model, features, layout.collate, batch_size, layout.aligned):
+            loss, labelled = token_losses(logits, labels, shifted=False)
             total, count = total + float(loss), count + int(labelled)
         answers = None
         if answered:

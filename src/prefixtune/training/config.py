@@ -10,6 +10,7 @@ from prefixtune.errors import ConfigError, near_miss
 LOSSES = ("token_mean", "sentence_sum")
 PRECISIONS = ("fp32", "bf16", "fp16")
 TAG_SCHEMES = ("as_given", "iob2")
+PACKING = ("auto", "on", "off")
 
 
 @dataclass(kw_only=True)
@@ -118,6 +119,9 @@ class RunConfig:
     gradient_checkpointing: bool = False
     """Save memory by computing activations twice."""
 
+    packing: str = "auto"
+    """Training batches as one row without padding: 'auto' (where that is exact; text2text, tagging), 'on' or 'off'."""
+
     metric: str | None = None
     """What chooses the best checkpoint: loss, or a metric of the task. Default: f1 or accuracy; text2text: loss."""
 
@@ -146,7 +150,8 @@ class RunConfig:
     """Text to text: exponent of the length that a beam's score is divided by."""
 
     def __post_init__(self) -> None:
-        for name, known in (("loss", LOSSES), ("precision", PRECISIONS), ("tag_scheme", TAG_SCHEMES)):
+        choices = {"loss": LOSSES, "precision": PRECISIONS, "tag_scheme": TAG_SCHEMES, "packing": PACKING}
+        for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ConfigError(f"unknown {name} {getattr(self, name)!r}{near_miss(getattr(self, name), known)}")
         for name in ("batch_size", "eval_batch_size", "gradient_accumulation", "beams", "max_new_tokens"):

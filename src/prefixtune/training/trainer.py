@@ -12,18 +12,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainingArguments
+from torch import Tensor, nn
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput
 
 from prefixtune.errors import ConfigError
+from prefixtune.layout import Layout, examples
 from prefixtune.tasks.task import tell_of_cuts, token_losses
 from prefixtune.training import results
 from prefixtune.training.bench import Bench
 from prefixtune.training.config import RunConfig
 
-Judge = Callable[[PreTrainedModel], dict[str, float]]
+Judge = Callable[[Any], dict[str, float]]
 
 
 class EpochSampler(LengthGroupedSampler):
@@ -50,21 +51,28 @@ class EpochSampler(LengthGroupedSampler):
 
 
 class PrefixTrainer(Trainer):
-    """Trainer over a model with a prefix attached.
+    """Trainer over a model with a prefix attached, or any other that is trained on the same footing.
 
     Args:
         judge: the metrics of the model on the development data.
         sentence_sum: the loss is summed over a sentence's tokens and averaged over sentences, instead of averaged
             over tokens. Either way a step's loss is exact under gradient accumulation.
-        shifted: the logits at position t predict the label at t + 1.
+        layout: how batches are made, and where their labels' logits are.
     """
 
-    def __init__(self, *, judge: Judge | None, sentence_sum: bool, shifted: bool, **options: Any) -> None:
-        self.judge, self.sentence_sum, self.shifted = judge, sentence_sum, shifted
-        super().__init__(compute_loss_func=self._loss, **options)
+    def __init__(self, *, judge: Judge | None, sentence_sum: bool, layout: Layout, **options: Any) -> None:
+        self.judge, self.sentence_sum, self.layout = judge, sentence_sum, layout
+        super().__init__(compute_loss_func=self._loss, data_collator=layout.collate, **options)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:  # fmt: skip
+        """The loss over the labels; logits are computed nowhere else, where the model can leave them out."""
+        return super().compute_loss(model, self.layout.aligned(inputs), return_outputs, num_items_in_batch)
 
     def _loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        total, count = token_losses(outputs["logits"], labels, shifted=self.shifted)
+        total, count = token_losses(outputs["logits"], labels, shifted=False)
         return total / (count if num_items_in_batch is None else num_items_in_batch)
 
     def get_batch_samples(
@@ -72,7 +80,7 @@ class PrefixTrainer(Trainer):
     ) -> tuple[list[Any], Tensor | int | None]:
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.sentence_sum:
-            items = torch.tensor(sum(len(batch["labels"]) for batch in batches), device=device)
+            items = torch.tensor(sum(examples(batch) for batch in batches), device=device)
             if self.args.world_size > 1:
                 items = self.accelerator.gather(items).sum()
         return batches, items
@@ -90,7 +98,7 @@ class PrefixTrainer(Trainer):
         ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:  # fmt: skip
         """Scored by the judge, so that training and `prefixtune evaluate` can never disagree."""
-        assert self.judge is not None and isinstance(self.model, PreTrainedModel)
+        assert self.judge is not None
         scores = {f"{metric_key_prefix}_{name}": value for name, value in self.judge(self.model).items()}
         nothing = np.empty(0)  # the judge keeps the answers to itself
         return EvalLoopOutput(
@@ -110,25 +118,25 @@ def build_trainer(config: RunConfig, bench: Bench, metric: str | None) -> Prefix
         raise ConfigError(f"{arguments.world_size} processes were launched, but a run is one: use no launcher")
     answered = metric != "loss" or bench.task.chooses != "loss"  # texts are generated only where they are judged
 
-    def judge(model: PreTrainedModel) -> dict[str, float]:
+    def judge(model: Any) -> dict[str, float]:
         assert bench.data.eval is not None
         return bench.measure(bench.data.eval, answered=answered)
 
     task, model = bench.task, bench.model
     features = task.features(bench.data.train, model, bench.tokenizer, bench.room)
     tell_of_cuts(bench.data.train.name, [len(feature["input_ids"]) for feature in features], bench.room.inputs())
+    layout = task.layout(model, bench.tokenizer, config.packing)
     stoppers = [] if config.patience is None else [EarlyStoppingCallback(config.patience)]
     try:
         with _tensorboard_in(Path(config.output) / "tensorboard"):
             return PrefixTrainer(
                 judge=judge,
                 sentence_sum=config.loss == "sentence_sum",
-                shifted=task.shifted(model),
+                layout=layout,
                 model=model,
                 args=arguments,
                 train_dataset=features,
                 eval_dataset=None if bench.data.eval is None else bench.data.eval.rows,
-                data_collator=task.collator(model, bench.tokenizer),
                 callbacks=stoppers,
             )
     except (RuntimeError, ValueError) as error:  # a reporter that is unknown, or whose library is not installed
