@@ -6,8 +6,8 @@ the bare model. The table has medians over rounds. *Mixed* gives each row of the
 or none; *text in context* is the bare model with as many real tokens in front as the prefix has positions, which is
 what a prefix replaces. PEFT puts its prefix into the cache.
 
-The model is that of `train_step.py`: 8 layers, width 512, random weights, float32. Time is that of the processor, on one
-thread.
+The model is that of `train_step.py`: 8 layers, width 512, random weights, float32. Time is that of the processor, on
+one thread.
 """
 
 from __future__ import annotations

@@ -64,20 +64,22 @@ class Case:
 CASES = (Case(8, 64, 100, rounds=15), Case(4, 256, 20, rounds=9), Case(2, 1024, 128, rounds=5))
 
 
+SHAPE = {
+    "hidden_size": WIDTH,
+    "intermediate_size": INNER,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": HEADS,
+    "vocab_size": WORDS,
+    "max_position_embeddings": 4096,
+    "use_cache": False,
+}
+
+
 def base() -> tf.PreTrainedModel:
     """The model that every method starts from."""
     torch.manual_seed(0)
-    config = tf.LlamaConfig(
-        hidden_size=WIDTH,
-        intermediate_size=INNER,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        num_key_value_heads=HEADS,
-        vocab_size=WORDS,
-        max_position_embeddings=4096,
-        use_cache=False,
-    )
-    return tf.LlamaForCausalLM(config)
+    return tf.LlamaForCausalLM(tf.LlamaConfig(**SHAPE))
 
 
 def frozen_floor(model: tf.PreTrainedModel, case: Case) -> torch.nn.Module:
@@ -112,6 +114,12 @@ def _lora(model: tf.PreTrainedModel, case: Case) -> torch.nn.Module:
     return peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", r=8))
 
 
+def checkpointed(model: torch.nn.Module) -> torch.nn.Module:
+    """Activations computed twice instead of kept."""
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
 METHODS: dict[str, Callable[[tf.PreTrainedModel, Case], torch.nn.Module]] = {
     FLOOR: frozen_floor,
     "P-Tuning v2": lambda model, case: pt.attach(model, pt.PTuningV2(length=case.length)),
@@ -121,6 +129,8 @@ METHODS: dict[str, Callable[[tf.PreTrainedModel, Case], torch.nn.Module]] = {
     "PEFT prefix, MLP": lambda model, case: _peft_prefix(model, case, projection=True),
     "PEFT LoRA r=8": _lora,
     "full fine-tuning": lambda model, case: model,
+    f"{FLOOR}, checkpointed": lambda model, case: checkpointed(frozen_floor(model, case)),
+    "P-Tuning v2, checkpointed": lambda model, case: checkpointed(pt.attach(model, pt.PTuningV2(length=case.length))),
 }
 
 
@@ -137,6 +147,7 @@ def own_arithmetic(name: str, case: Case) -> float | None:
     mlp = 6 * case.length * (WIDTH * HIDDEN + LAYERS * HIDDEN * 2 * WIDTH)
     gates = 6 * tokens * WIDTH * case.length * LAYERS
     extra = {"P-Tuning v2": 0.0, "PEFT prefix": 0.0, "Prefix-Tuning": mlp, "PEFT prefix, MLP": mlp, "APT": gates}
+    extra |= {"adapters prefix": 0.0}
     return (prefix + extra[name]) / (weights + attention) if name in extra else None
 
 
@@ -159,18 +170,49 @@ class Trainee:
         return middle - start, time.process_time() - middle
 
 
+class Foreign:
+    """The `adapters` library in its own interpreter: a step on demand. Its model and batch are the same."""
+
+    def __init__(self, python: str, case: Case, flat: bool) -> None:
+        shape = {"config": SHAPE, "rows": case.rows, "tokens": case.tokens, "length": case.length, "flat": flat}
+        given = json.dumps(shape | {"threads": torch.get_num_threads()})
+        command = [python, "-W", "ignore", str(Path(__file__).with_name("adapters_step.py")), given]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+
+    def step(self, ids: Tensor) -> tuple[float, float]:
+        """Processor seconds of forward and backward, and of the optimiser."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write("step\n")
+        self.process.stdin.flush()
+        step, optimizer = json.loads(self.process.stdout.readline())
+        return step, optimizer
+
+    def close(self) -> None:
+        """End the interpreter."""
+        self.process.communicate()
+
+
+FOREIGN = {"adapters prefix": True, "adapters prefix, MLP": False}
+"""Whether its prefix is flat."""
+
+
 def batch(case: Case) -> Tensor:
     return torch.randint(WORDS, (case.rows, case.tokens), generator=torch.Generator().manual_seed(1))
 
 
-def rounds(case: Case, names: list[str], count: int) -> Iterator[dict[str, tuple[float, float]]]:
+def rounds(case: Case, names: list[str], count: int, python: str | None) -> Iterator[dict[str, tuple[float, float]]]:
     """The times of every method, one round after another; the first round warms up and is dropped."""
-    trainees, ids = {name: Trainee(name, case) for name in names}, batch(case)
-    order = random.Random(0)
+    foreign = {name: Foreign(python, case, FOREIGN[name]) for name in names if name in FOREIGN and python}
+    trainees = {name: foreign[name] if name in foreign else Trainee(name, case) for name in names}
+    ids, order = batch(case), random.Random(0)
     for number in range(count + 1):
         times = {name: trainees[name].step(ids) for name in order.sample(names, len(names))}
         if number:
             yield times
+    for peer in foreign.values():
+        peer.close()
 
 
 def peak_memory(name: str, case: Case) -> int:
@@ -207,17 +249,18 @@ def fastest(times: list[dict[str, tuple[float, float]]], name: str) -> str:
     return f"{min(t[name][0] for t in times) / min(t[FLOOR][0] for t in times):.3f}"
 
 
-def measure(case: Case, names: list[str], count: int, memory: bool) -> str:
+def measure(case: Case, names: list[str], count: int, memory: bool, python: str | None) -> str:
     """One case as a table."""
-    peaks = {name: peak_memory(name, case) for name in names} if memory else {}
-    times = list(rounds(case, names, count))
+    peaks = {name: peak_memory(name, case) for name in names if name not in FOREIGN} if memory else {}
+    times = list(rounds(case, names, count, python))
     rows = []
     for name in names:
         share = own_arithmetic(name, case)
         row = [name, ratios(times, name, False), fastest(times, name), ratios(times, name, True)]
         row.append("" if share is None else f"{share:.1%}")
         if memory:
-            row += [f"{peaks[name] / 2**20:.0f}", f"{peaks[name] / peaks[FLOOR]:.3f}"]
+            peak = peaks.get(name)
+            row += ["", ""] if peak is None else [f"{peak / 2**20:.0f}", f"{peak / peaks[FLOOR]:.3f}"]
         rows.append(row)
     floor = statistics.median(t[FLOOR][0] for t in times)
     head = ["method", "step / floor", "fastest", "step with AdamW / floor", "own arithmetic", "peak MB", "peak / floor"]
@@ -233,6 +276,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--cases", type=int, nargs="*", default=range(len(CASES)), help="which cases, from 0")
     parser.add_argument("--methods", nargs="*", default=list(METHODS), help=f"of: {', '.join(METHODS)}")
+    parser.add_argument("--adapters", metavar="PYTHON", help="an interpreter that has the `adapters` library")
     parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
     parser.add_argument("--dry", action="store_true", help="print only, and leave RESULTS.md as it is")
     parser.add_argument("--peak-of", nargs=4, help=argparse.SUPPRESS)
@@ -241,9 +285,12 @@ def main() -> None:
     if given.peak_of:
         print_peak(given.peak_of[0], Case(*map(int, given.peak_of[1:])))
         return
-    names = [FLOOR, *[name for name in given.methods if name != FLOOR]]
+    names = [FLOOR, *[name for name in given.methods if name != FLOOR], *(FOREIGN if given.adapters else ())]
     before = report.load()
-    tables = [measure(CASES[i], names, given.rounds or CASES[i].rounds, not given.no_memory) for i in given.cases]
+    tables = [
+        measure(CASES[i], names, given.rounds or CASES[i].rounds, not given.no_memory, given.adapters)
+        for i in given.cases
+    ]
     command = f"`python benchmarks/train_step.py` on {given.threads} thread(s)"
     body = f"{command}. {report.machine()} At the start it was {before}.\n\n" + "\n".join(tables)
     if given.dry:

@@ -1,0 +1,151 @@
+"""Generating for a whole test set: `python benchmarks/generation.py --model DECODER --data E2E`.
+
+The measured case is E2E's test set: 630 meaning representations, beam 5. Every way generates exactly the same number of
+tokens for the same prompts; ways run interleaved in random order, one part of the test set a round, and a ratio is that
+of one round, to the bare model under the same search. Ways:
+
+- *bare model* and *P-Tuning v2*, *APT*: prefixtune's search, as `prefixtune evaluate` and `generate` run it: prompts of
+  similar length in one batch, each prompt read once for all its beams;
+- *transformers* and *PEFT prefix*: `model.generate` over the prompts in their order in the file;
+- *static cache*: prefixtune's batches, with transformers' static cache instead of the growing one.
+
+Time is that of the processor, on one thread, float32; the table has medians over rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import random
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import peft
+import report
+import torch
+import transformers as tf
+
+import prefixtune as pt
+from prefixtune.tasks import Decoding, Window
+from prefixtune.tasks.decoding import generate_batch, padded
+from prefixtune.tasks.task import batches_by_length
+
+SECTION = "Generation"
+BARE = "bare model"
+NEW, PART = 40, 126  # five parts of the test set
+
+Prompts = list[list[int]]
+
+
+def prompts_of(data: Path, tokenizer: Any) -> Prompts:
+    """The different meaning representations of E2E's test set, as token ids."""
+    with open(data / "testset_w_refs.csv", encoding="utf-8-sig", newline="") as file:
+        sources = dict.fromkeys(row["mr"] for row in csv.DictReader(file))
+    ids = [tokenizer(f"{source}\n")["input_ids"] for source in sources]
+    return [prompt[:-1] if prompt[-1] == tokenizer.eos_token_id else prompt for prompt in ids]
+
+
+def searched(model: Any, tokenizer: Any, decoding: Decoding, rows: int, prompts: Prompts, **options: Any) -> None:
+    """prefixtune's own search."""
+    for batch in batches_by_length([{"input_ids": prompt} for prompt in prompts], rows):
+        generate_batch(model, tokenizer, [prompts[row] for row in batch], Window(), decoding)
+
+
+def plain(
+    model: Any,
+    tokenizer: Any,
+    decoding: Decoding,
+    rows: int,
+    prompts: Prompts,
+    *,
+    by_length: bool = False,
+    **options: Any,
+) -> None:
+    """transformers' `generate` on padded batches."""
+    order = list(range(len(prompts)))
+    batches = [order[start : start + rows] for start in range(0, len(order), rows)]
+    if by_length:
+        batches = list(batches_by_length([{"input_ids": prompt} for prompt in prompts], rows))
+    for batch in batches:
+        ids, mask = padded([prompts[row] for row in batch], tokenizer.pad_token_id, left=True)
+        model.generate(
+            input_ids=ids, attention_mask=mask, num_beams=decoding.beams, max_new_tokens=decoding.max_new_tokens,
+            do_sample=False, pad_token_id=tokenizer.pad_token_id, **options,
+        )  # fmt: skip
+
+
+def ways(load: Callable[[], Any], length: int) -> dict[str, tuple[Callable[..., None], Any, dict[str, Any]]]:
+    """Every way: how it generates, its model and its options."""
+    config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=length)
+    ours = pt.attach(load(), pt.PTuningV2(length=length)).eval()
+    gated = pt.attach(load(), pt.AdaptivePrefix(length=length)).eval()
+    return {
+        BARE: (searched, load(), {}),
+        "P-Tuning v2": (searched, ours, {}),
+        "APT": (searched, gated, {}),
+        "P-Tuning v2, transformers": (plain, ours, {}),
+        "P-Tuning v2, static cache": (plain, ours, {"by_length": True, "cache_implementation": "static"}),
+        "bare model, transformers": (plain, load(), {}),
+        "PEFT prefix": (plain, peft.get_peft_model(load(), config).eval(), {}),
+    }
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True, help="folder of a decoder")
+    parser.add_argument("--data", required=True, type=Path, help="folder of E2E's CSV files")
+    parser.add_argument("--length", type=int, default=10, help="prefix length")
+    parser.add_argument("--rows", type=int, default=32, help="prompts a batch")
+    parser.add_argument("--beams", type=int, nargs="*", default=(1, 5), help="beams of the search")
+    parser.add_argument("--parts", type=int, default=5, help="how many fifths of the test set, a round each")
+    parser.add_argument("--dry", action="store_true", help="print only, and leave RESULTS.md as it is")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    tf.logging.set_verbosity_error()
+    tf.logging.disable_progress_bar()
+    tokenizer = tf.AutoTokenizer.from_pretrained(given.model)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    prompts = prompts_of(given.data, tokenizer)
+    every = ways(partial(_loaded, given.model), given.length)
+    tables = [_table(every, tokenizer, prompts, beams, given.rows, given.parts) for beams in given.beams]
+    intro = (
+        f"`python benchmarks/generation.py`: {len(prompts)} prompts, {NEW} tokens each, batches of {given.rows}, "
+        f"P={given.length}, {Path(given.model).name}. {report.machine()}\n\n"
+    )
+    if not given.dry:
+        report.write(SECTION, intro + "\n".join(tables))
+
+
+def _loaded(model: str) -> Any:
+    """The decoder, made to generate exactly `NEW` tokens whatever it answers."""
+    decoder = tf.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    decoder.generation_config.min_new_tokens = NEW
+    return decoder
+
+
+def _table(every: Any, tokenizer: Any, prompts: Prompts, beams: int, rows: int, parts: int) -> str:
+    decoding, order = Decoding(beams=beams, max_new_tokens=NEW), random.Random(0)
+    times: dict[str, list[float]] = {name: [] for name in every}
+    for part in range(parts):
+        chosen = prompts[part * PART : (part + 1) * PART]
+        for name in order.sample(list(every), len(every)):
+            run, model, options = every[name]
+            start = time.process_time()
+            with torch.no_grad():
+                run(model, tokenizer, decoding, rows, chosen, **options)
+            times[name].append(time.process_time() - start)
+    lines = []
+    for name, taken in times.items():
+        ratio = statistics.median(t / floor for t, floor in zip(taken, times[BARE], strict=True))
+        lines.append([name, f"{PART * NEW / statistics.median(taken):.0f}", f"{ratio:.2f}"])
+        print(beams, *lines[-1], sep="\t", flush=True)
+    return f"### {beams} beam{'s' if beams > 1 else ''}\n\n" + report.table(["way", "tokens/s", "/ bare model"], lines)
+
+
+if __name__ == "__main__":
+    main()
