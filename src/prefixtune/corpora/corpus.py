@@ -1,0 +1,175 @@
+"""What every corpus gives: its splits, in the columns of its task, and how the papers score it."""
+
+from __future__ import annotations
+
+import abc
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from prefixtune.errors import DataError
+from prefixtune.tasks.readers import Row, Table, read
+
+_LOADABLE = ("*.parquet", "*.arrow", "README.md")
+"""What a folder holds that the datasets library knows how to load."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The tables of a corpus, their rows in the columns of its task.
+
+    Args:
+        tests: what is reported, by name. SuperGLUE hides the labels of its test sets, and papers report the
+            development set: there, `{"dev": dev}`.
+    """
+
+    train: Table
+    dev: Table
+    tests: dict[str, Table]
+
+
+class Corpus(abc.ABC):
+    """One data set. Final subclasses stand one a file and are found by its name."""
+
+    task: ClassVar[str]
+    """The kind of its task, a name of `prefixtune.tasks`."""
+    options: ClassVar[dict[str, Any]] = {}
+    """What `learn` of the task is given beside the rows."""
+    metrics: ClassVar[tuple[str, ...]]
+    """What the papers score it by, names of `prefixtune.metrics`; the first is what results are compared by."""
+    layout: ClassVar[str]
+    """The original files, as a message names them."""
+    hub: ClassVar[str]
+    """The data set on the hub whose columns are known, for messages: `owner/name`."""
+    subset: ClassVar[str | None] = None
+    """Its configuration there."""
+
+    @property
+    def name(self) -> str:
+        """The name it is found by."""
+        return type(self).__module__.rpartition(".")[2]
+
+    def read(self, data: str) -> Splits:
+        """All splits.
+
+        Args:
+            data: the folder of the original files, or a hub data set: its id, or a folder the datasets library loads.
+
+        Raises:
+            DataError: a file that is missing, with the layout that was expected, or a row that is malformed.
+        """
+        folder = Path(data)
+        if folder.is_dir() and (found := self.original(folder)) is not None:
+            return found
+        if folder.is_dir() and not any(next(folder.rglob(pattern), None) for pattern in _LOADABLE):
+            raise DataError(
+                f"{data} holds no files of {self.name}; expected {self.layout}, or the hub data set {self._hub_name()}"
+            )
+        if folder.is_file():
+            raise DataError(f"{data} is one file; expected the folder of {self.name}: {self.layout}")
+        return self.published(Hub(data, self.subset))
+
+    @abc.abstractmethod
+    def original(self, folder: Path) -> Splits | None:
+        """The splits from the original files; None when `folder` has none of them."""
+
+    @abc.abstractmethod
+    def published(self, hub: Hub) -> Splits:
+        """The splits of the hub data set."""
+
+    def need(self, path: Path) -> Path:
+        """`path` when it is a file; else a `DataError` with the layout."""
+        if not path.is_file():
+            raise DataError(f"{self.name}: there is no file {path}; expected {self.layout}")
+        return path
+
+    def _hub_name(self) -> str:
+        return self.hub + (f" ({self.subset})" if self.subset else "")
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A hub data set: its id, or a folder that the datasets library loads."""
+
+    data: str
+    subset: str | None
+
+    def table(self, *splits: str) -> Table:
+        """The first of `splits` that there is, classes by their names."""
+        return read(self.data, split=self._known(splits), subset=self._subset())
+
+    def _known(self, wanted: Sequence[str]) -> str:
+        there = self._splits()
+        found = [split for split in wanted if split in there]
+        if not found:
+            told = ", ".join(there)
+            raise DataError(f"the data set {self.data!r} has the splits {told}; expected {' or '.join(wanted)}")
+        return found[0]
+
+    def _splits(self) -> list[str]:
+        import datasets
+
+        return self._asked(datasets.get_dataset_split_names, self._subset())
+
+    def _subset(self) -> str | None:
+        """The configuration to load; None where a data set has only one."""
+        import datasets
+
+        there = self._asked(datasets.get_dataset_config_names)
+        if self.subset in there or len(there) > 1:
+            return self.subset
+        return None
+
+    def _asked(self, question: Any, *more: Any) -> list[str]:
+        try:
+            return list(question(self.data, *more))
+        except (OSError, ValueError, RuntimeError) as error:  # datasets raises its own subclasses of these
+            reason = " ".join(str(error).split())
+            raise DataError(f"{self.data!r} is no folder here and could not be had from the hub: {reason}") from error
+
+
+def converted(table: Table, change: Any) -> Table:
+    """The table with `change(row, where)`, a list of rows, in the place of each row. Missing columns are named."""
+    rows: list[Row] = []
+    lines: list[int] = []
+    for index, row in enumerate(table.rows):
+        try:
+            found = change(row, table.where(index))
+        except KeyError as error:
+            raise DataError(
+                f"{table.where(index)}: no column {error.args[0]!r}; it has {', '.join(map(str, row))}"
+            ) from error
+        rows += found
+        lines += [table.lines[index]] * len(found)
+    return Table(table.name, rows, lines)
+
+
+def numbered(name: str, rows: Iterable[Row]) -> Table:
+    """Rows of one file, counted from 1."""
+    rows = list(rows)
+    if not rows:
+        raise DataError(f"{name} is empty: expected at least one row")
+    return Table(name, rows, list(range(1, len(rows) + 1)))
+
+
+def joined(name: str, tables: Sequence[Table]) -> Table:
+    """Several files as one table. Rows are counted through, since a line number names no file of many."""
+    return numbered(name, [row for table in tables for row in table.rows])
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises DataError at the line that is malformed."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {error.lineno}: not valid JSON ({error.msg} at column {error.colno})") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it first") from error
+
+
+def one_line(text: str) -> str:
+    """A text without line breaks and doubled spaces."""
+    return re.sub(r"\s+", " ", text).strip()

@@ -1,0 +1,89 @@
+"""XSum's files and the topics of its articles, which the BBC's addresses tell."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from prefixtune.corpora.corpus import Hub, Splits, converted, numbered, read_json
+from prefixtune.errors import DataError
+from prefixtune.tasks.readers import Row, Table
+
+SPLITS = "XSum-TRAINING-DEV-TEST-SPLIT-90-5-5.json"
+FOLDER = "bbc-summary-data"
+LAYOUT = (
+    f"{SPLITS} beside {FOLDER}/*.summary (the original), or train.source, train.target, val.* and test.* with one text "
+    "a line"
+)
+_PART = re.compile(r"\[SN\](URL|TITLE|FIRST-SENTENCE|RESTBODY)\[SN\]")
+_ADDRESS = re.compile(r"bbc\.(?:co\.uk|com)(?:/\d+/hi)?/(?:(sport)\b|news/(?:\d+/hi/)?([a-z_]+(?:-[a-z]+)*))")
+
+
+def from_files(folder: Path, need: Callable[[Path], Path]) -> Splits | None:
+    """The splits of a folder; None when it has neither form of files. Rows have `url` where the files tell it."""
+    if (folder / SPLITS).is_file() or (folder / FOLDER).is_dir():
+        ids = read_json(need(folder / SPLITS))
+        train, dev, test = (
+            numbered(f"{folder} ({split})", [_article(need(folder / FOLDER / f"{i}.summary")) for i in ids[split]])
+            for split in ("train", "validation", "test")
+        )
+        return Splits(train, dev, {"test": test})
+    if not any((folder / f"{split}.source").is_file() for split in ("train", "val", "test")):
+        return None
+    train, dev, test = (_lines(folder, split, need) for split in ("train", "val", "test"))
+    return Splits(train, dev, {"test": test})
+
+
+def from_hub(hub: Hub) -> Splits:
+    """The splits of a hub data set with the columns document and summary (and, for topics, url)."""
+    train, dev, test = (
+        converted(hub.table(*split), _published) for split in (("train",), ("validation",), ("test",))
+    )
+    return Splits(train, dev, {"test": test})
+
+
+def topic(url: str) -> str | None:
+    """`sport`, or the section of the news (`world`, `uk`, `business`, `health` ...); None for an address of neither."""
+    found = _ADDRESS.search(url)
+    if found is None:
+        return None
+    return "sport" if found[1] else re.split(r"[-_]", found[2])[0]
+
+
+def by_topic(splits: Splits, trained: Callable[[str], bool], tested: Callable[[str], bool]) -> Splits:
+    """Training and development articles of some topics, test articles of others. Raises DataError without addresses."""
+
+    def some(table: Table, wanted: Callable[[str], bool]) -> Table:
+        rows = []
+        for index, row in enumerate(table.rows):
+            if row.get("url") is None:
+                raise DataError(
+                    f"{table.where(index)}: no address, so no topic; the splits by topic need the original files "
+                    f"({FOLDER}/*.summary), or a column url"
+                )
+            section = topic(row["url"])
+            rows += [row] if section is not None and wanted(section) else []
+        return numbered(f"{table.name} by topic", rows)
+
+    return Splits(some(splits.train, trained), some(splits.dev, trained), {"test": some(splits.tests["test"], tested)})
+
+
+def _article(path: Path) -> Row:
+    parts = _PART.split(path.read_text(encoding="utf-8"))
+    found = {name: " ".join(text.split()) for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+    if not {"FIRST-SENTENCE", "RESTBODY"} <= found.keys():
+        raise DataError(f"{path}: expected the parts [SN]FIRST-SENTENCE[SN] and [SN]RESTBODY[SN]")
+    return {"source": found["RESTBODY"], "target": found["FIRST-SENTENCE"], "url": found.get("URL")}
+
+
+def _lines(folder: Path, split: str, need: Callable[[Path], Path]) -> Table:
+    sides = [need(folder / f"{split}.{side}").read_text(encoding="utf-8").splitlines() for side in ("source", "target")]
+    if len(sides[0]) != len(sides[1]):
+        raise DataError(f"{folder}: {split}.source has {len(sides[0])} lines but {split}.target {len(sides[1])}")
+    return numbered(f"{folder} ({split})", [{"source": s, "target": t} for s, t in zip(*sides, strict=True)])
+
+
+def _published(row: Row, where: str) -> list[Row]:
+    found = {"source": " ".join(row["document"].split()), "target": row["summary"].strip()}
+    return [{**found, "url": row["url"]} if "url" in row else found]

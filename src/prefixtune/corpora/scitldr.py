@@ -1,0 +1,41 @@
+"""SciTLDR (Cachola et al. 2020): the abstract of a paper -> one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from prefixtune.corpora.corpus import Corpus, Hub, Splits, converted
+from prefixtune.errors import DataError
+from prefixtune.tasks.readers import Row, Table, read
+
+
+class SciTLDR(Corpus):
+    """1,992 / 619 / 618 papers, in development and test with several sentences each: the authors' and reviewers'."""
+
+    task: ClassVar[str] = "text2text"
+    metrics: ClassVar[tuple[str, ...]] = ("rouge1", "rouge2", "rougeL")
+    layout: ClassVar[str] = "train.jsonl, dev.jsonl and test.jsonl with lists of sentences in source and target"
+    hub: ClassVar[str] = "allenai/scitldr"
+    subset: ClassVar[str | None] = "Abstract"
+
+    def original(self, folder: Path) -> Splits | None:
+        paths = [folder / f"{split}.jsonl" for split in ("train", "dev", "test")]
+        if not any(path.is_file() for path in paths):
+            return None
+        train, dev, test = (_pairs(read(str(self.need(path)))) for path in paths)
+        return Splits(train, dev, {"test": test})
+
+    def published(self, hub: Hub) -> Splits:
+        train, dev, test = (_pairs(hub.table(*split)) for split in (("train",), ("validation",), ("test",)))
+        return Splits(train, dev, {"test": test})
+
+
+def _pairs(table: Table) -> Table:
+    def pairs(row: Row, where: str) -> list[Row]:
+        if not isinstance(row["source"], list) or not isinstance(row["target"], list):
+            raise DataError(f"{where}: expected lists of sentences in source and target")
+        source = " ".join(" ".join(row["source"]).split())
+        return [{"source": source, "target": text.strip()} for text in row["target"]]
+
+    return converted(table, pairs)

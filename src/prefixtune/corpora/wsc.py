@@ -1,0 +1,70 @@
+"""WSC (Levesque et al. 2012), as SuperGLUE has it: does a pronoun stand for a noun?"""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import ClassVar
+
+from prefixtune.corpora.corpus import Splits, numbered
+from prefixtune.corpora.superglue import SuperGlue, files, truth
+from prefixtune.errors import DataError
+from prefixtune.tasks.readers import Row, Table
+
+
+class Wsc(SuperGlue):
+    """554 / 104 texts, the noun and the pronoun marked.
+
+    P-Tuning v2's code marks no spans but classifies the pronoun, the text and the noun as a pair of texts.
+
+    FewGLUE's 32 training rows are all `true` (it was made for generators), which no classifier can learn from. There,
+    its 64 rows are dealt out anew, every other row of each label to training and to development, and a warning says so.
+    """
+
+    task: ClassVar[str] = "spans"
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+    layout: ClassVar[str] = files("WSC")
+    folder: ClassVar[str] = "WSC"
+    subset: ClassVar[str | None] = "wsc.fixed"
+
+    def original(self, folder: Path) -> Splits | None:
+        found = super().original(folder)
+        if found is None or "val" not in found.tests or len({row["label"] for row in found.train.rows}) > 1:
+            return found
+        logging.getLogger("prefixtune").warning(
+            f"{found.train.name} has one label only: its rows and those of dev32.jsonl are dealt out anew, evenly"
+        )
+        return Splits(*_dealt(found.train, found.dev), found.tests)
+
+    def rows(self, row: Row, where: str) -> list[Row]:
+        given = row.get("target", row)  # the hub has the spans in columns of their own
+        spans = [
+            characters(row["text"], given[f"span{i}_text"], int(given[f"span{i}_index"]), where) for i in (1, 2)
+        ]
+        return [{"text": row["text"], "spans": spans, "label": truth(row["label"])}]
+
+
+def _dealt(train: Table, dev: Table) -> tuple[Table, Table]:
+    """The rows of both, every other one of each label here and there."""
+    parts: tuple[list[Row], list[Row]] = ([], [])
+    turns: dict[str, int] = {}
+    for row in train.rows + dev.rows:
+        turn = turns[row["label"]] = turns.get(row["label"], -1) + 1
+        parts[turn % 2].append(row)
+    names = (f"{train.name} and dev32.jsonl ({half} half)" for half in ("first", "second"))
+    first, second = (numbered(name, part) for name, part in zip(names, parts, strict=True))
+    return first, second
+
+
+def characters(text: str, span: str, word: int, where: str) -> list[int]:
+    """Where `span`, which begins at the `word`-th of the words between spaces, stands in `text`: `[start, end]`.
+
+    Some rows count a word too few or too many; there, the nearest place where the span does stand is taken.
+    """
+    starts = [found.start() for found in re.finditer(r"\S+", text)]
+    places = [i for i, start in enumerate(starts) if text[start : start + len(span)].lower() == span.lower()]
+    if not places:
+        raise DataError(f"{where}: the span {span!r} does not begin at any word of the text")
+    start = starts[min(places, key=lambda place: abs(place - word))]
+    return [start, start + len(span)]
