@@ -41,6 +41,7 @@ class AttentionCall:
     prefix_mask: Tensor | None = None  # [B, 1, T, P]: which prefix positions a query sees; None = all
     prefix_bias: Tensor | None = None  # [B|1, H, T, P]: what the model's position bias adds to prefix scores
     rows: Tensor | None = None  # which rows of the batch these are; None = all
+    made: tuple[Tensor, Tensor] | None = None  # the prefix's keys and values, where they were made before this layer
 
     @property
     def scale(self) -> float:

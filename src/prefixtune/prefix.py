@@ -164,9 +164,17 @@ class Prefix(nn.Module, ABC):
     def keys_values(self, slot: Slot) -> KeysValues:
         """Keys `[G, P, Dk]` and values `[G, P, Dv]` of one layer, computed from the parameters anew at each call."""
 
-    @abstractmethod
+    def made_ahead(self, sites: Sequence[str]) -> Mapping[str, KeysValues]:
+        """Keys and values by slot key that are cheaper made at once, before a stack's first layer; most have none.
+
+        They belong to one forward. Made before any layer, they are also right under gradient checkpointing, which runs
+        layers a second time.
+        """
+        return {}
+
     def attend(self, call: AttentionCall, slot: Slot) -> tuple[Tensor, Tensor | None]:
         """The attention of one layer under this prefix: `[B, T, H, Dv]`, and weights where the model gives them."""
+        return joint_attention(call, *self.keys_values_for(call, slot), gate=self.gate(call, slot))
 
     @abstractmethod
     def fold(self) -> dict[str, Tensor]:
@@ -180,9 +188,9 @@ class Prefix(nn.Module, ABC):
         """Keys and values that act alike in any engine's key/value cache; ConfigError when there are none such."""
         return self.keys_values(slot)
 
-    def dropped_keys_values(self, slot: Slot) -> KeysValues:
-        """Keys and values under the method's dropout."""
-        key, value = self.keys_values(slot)
+    def keys_values_for(self, call: AttentionCall, slot: Slot) -> KeysValues:
+        """Keys and values of one layer in this forward, under the method's dropout."""
+        key, value = self.keys_values(slot) if call.made is None else call.made
         p = self.method.dropout
         return F.dropout(key, p, self.training), F.dropout(value, p, self.training)
 
@@ -218,9 +226,6 @@ class FreePrefix(Prefix):
 
     def keys_values(self, slot: Slot) -> KeysValues:
         return self.free(slot)
-
-    def attend(self, call: AttentionCall, slot: Slot) -> tuple[Tensor, Tensor | None]:
-        return joint_attention(call, *self.dropped_keys_values(slot))
 
     def fold(self) -> dict[str, Tensor]:
         return folded_keys_values(self)

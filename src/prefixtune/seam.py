@@ -12,7 +12,7 @@ import functools
 import inspect
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -36,7 +36,7 @@ from prefixtune.positions import (
     real_positions,
     text_mask,
 )
-from prefixtune.prefix import Prefix, Slot
+from prefixtune.prefix import KeysValues, Prefix, Slot
 
 SEAT = "_prefixtune_seat"
 """The attribute by which an attention module knows its seat; gone after detach."""
@@ -48,6 +48,11 @@ class Group:
 
     prefix: Prefix | None
     rows: Tensor | None
+    made: Mapping[str, KeysValues] = field(default_factory=dict)  # what the prefix made ahead for this forward
+
+    def ready(self, sites: Sequence[str]) -> Group:
+        """The same group, at the start of a forward of a stack that has these sites."""
+        return self if self.prefix is None else replace(self, made=self.prefix.made_ahead(sites))
 
 
 class Chooser(Protocol):
@@ -89,6 +94,7 @@ class Stack:
         self.chooser = chooser
         self.module = module
         self.site = site  # 'encoder' or 'decoder'
+        self.sites = ("decoder", "cross") if site == "decoder" else (site,)
         self.first_position = first_position(module)
         self.parameters = tuple(inspect.signature(module.forward).parameters)
         self.takes_positions = "position_ids" in self.parameters
@@ -123,7 +129,8 @@ class Stack:
         named = dict(zip(self.parameters, args, strict=False)) | kwargs
         tokens = self._tokens(named)
         packed = packing.recognise(named, tokens, self.first_position) if self.takes_positions else None
-        groups = self.chooser.groups(tokens.shape[0] if packed is None else len(packed.lengths), tokens.device)
+        batch = tokens.shape[0] if packed is None else len(packed.lengths)
+        groups = [group.ready(self.sites) for group in self.chooser.groups(batch, tokens.device)]
         forward = self._open(groups, named, tokens) if packed is None else _open_packed(groups, packed)
         self._running[threading.get_ident()] = forward
         packing.running.set(packed)
@@ -347,6 +354,7 @@ class Seat:
                 call = replace(call, start=self.stack.start(forward, slot, call.hidden))
             call = replace(
                 call,
+                made=group.made.get(name),
                 prefix_mask=scrolled(group.prefix, slot, forward),
                 prefix_bias=self._prefix_bias(group.prefix, slot, call, forward),
             )

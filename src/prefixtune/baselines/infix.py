@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
 import prefixtune as pt
-from prefixtune.attention import AttentionCall, joint_attention
+from prefixtune.attention import AttentionCall
 from prefixtune.bank import bank_of
 from prefixtune.errors import ConfigError
 from prefixtune.methods.p_tuning_v2 import PTuningV2
@@ -114,12 +114,15 @@ class InfixPrefix(Prefix):
     def keys_values(self, slot: Slot) -> KeysValues:
         return self.inner.keys_values(slot)
 
+    def made_ahead(self, sites: Sequence[str]) -> Mapping[str, KeysValues]:
+        return self.inner.made_ahead(sites)
+
     def attend(self, call: AttentionCall, slot: Slot) -> tuple[Tensor, Tensor | None]:
         B, T = call.query.shape[0], call.query.shape[2]
         if not isinstance(self.seen_from, float) or self.seen_from > 0:
             seen = self._behind(T, call.query.device)[:, None, :, None]  # [B|1, 1, T, 1]
             call = replace(call, prefix_mask=seen.expand(B, 1, T, slot.length))
-        return joint_attention(call, *self.dropped_keys_values(slot))
+        return super().attend(call, slot)
 
     def fold(self) -> dict[str, Tensor]:
         return self.inner.fold()

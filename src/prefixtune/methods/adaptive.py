@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from prefixtune.attention import AttentionCall, joint_attention
+from prefixtune.attention import AttentionCall
 from prefixtune.errors import ConfigError, near_miss
 from prefixtune.prefix import (
     FreeKeysValues,
@@ -154,9 +154,6 @@ class GatedPrefix(Prefix):
             weight = call.real[..., None].to(call.hidden.dtype)  # [B, T, 1]
             return (call.hidden * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
         return call.hidden.mean(1, keepdim=True) if self.reads == "mean" else call.hidden
-
-    def attend(self, call: AttentionCall, slot: Slot) -> tuple[Tensor, Tensor | None]:
-        return joint_attention(call, *self.dropped_keys_values(slot), gate=self.gate(call, slot))
 
     def fold(self) -> dict[str, Tensor]:
         folded = folded_keys_values(self)

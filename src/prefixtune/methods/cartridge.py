@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from prefixtune.attention import AttentionCall, joint_attention
 from prefixtune.errors import ConfigError
 from prefixtune.prefix import FreePrefix, KeysValues, Method, Prefix, Slot, folded_keys_values, keys_values_from
 
@@ -71,9 +70,6 @@ class CartridgePrefix(Prefix):
     def _whole(self, slot: Slot, kind: str) -> Tensor:
         name = _inner(slot, kind)
         return torch.cat([self.get_buffer(f"frozen_{name}"), self.trained[name]], dim=1)
-
-    def attend(self, call: AttentionCall, slot: Slot) -> tuple[Tensor, Tensor | None]:
-        return joint_attention(call, *self.dropped_keys_values(slot))
 
     def fold(self) -> dict[str, Tensor]:
         return folded_keys_values(self)

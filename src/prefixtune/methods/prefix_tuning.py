@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from prefixtune.attention import AttentionCall, joint_attention
 from prefixtune.errors import ConfigError
 from prefixtune.prefix import (
     FreePrefix,
@@ -56,7 +56,7 @@ class PrefixTuning(Method):
 
 
 class Reparametrisation(nn.Module):
-    """The MLP of one site. Each layer's share of the output can be computed alone, inside a checkpointed block."""
+    """The MLP of one site: the inner layer is shared by all layers of the model, each has its share of the outer."""
 
     def __init__(self, slots: Sequence[Slot], hidden: int, dtype: torch.dtype) -> None:
         super().__init__()
@@ -67,11 +67,14 @@ class Reparametrisation(nn.Module):
             {str(slot.layer.index): nn.Linear(hidden, _width(slot), dtype=dtype) for slot in slots}
         )
 
-    def forward(self, slot: Slot) -> KeysValues:
-        """Keys `[G, P, Dk]` and values `[G, P, Dv]` of one layer."""
+    def states(self) -> Tensor:
+        """What all layers share, `[P, hidden]`, P the longest length."""
+        return torch.tanh(self.inner(self.embedding))
+
+    def forward(self, states: Tensor, slot: Slot) -> KeysValues:
+        """Keys `[G, P, Dk]` and values `[G, P, Dv]` of one layer, from the shared states."""
         layer, P = slot.layer, slot.length
-        states = torch.tanh(self.inner(self.embedding[:P]))  # [P, hidden]
-        key, value = self.outer[str(layer.index)](states).split(
+        key, value = self.outer[str(layer.index)](states[:P]).split(
             [layer.groups * layer.key_size, layer.groups * layer.value_size], dim=-1
         )
         return key.view(P, layer.groups, -1).transpose(0, 1), value.view(P, layer.groups, -1).transpose(0, 1)
@@ -99,7 +102,20 @@ class MlpPrefix(Prefix):
             self._remember_rest(start)
 
     def _mlp(self, slot: Slot) -> KeysValues:
-        return self.mlps[slot.layer.site](slot)
+        mlp = self._of_site(slot.layer.site)
+        return mlp(mlp.states(), slot)
+
+    def _of_site(self, site: str) -> Reparametrisation:
+        return cast(Reparametrisation, self.mlps[site])
+
+    def made_ahead(self, sites: Sequence[str]) -> Mapping[str, KeysValues]:
+        """All layers at once, so that a step runs the inner layer and its backward once."""
+        states = {site: self._of_site(site).states() for site in self.mlps if site in sites}
+        return {
+            name: self._from_start(slot, *self._of_site(slot.layer.site)(states[slot.layer.site], slot))
+            for name, slot in self.slots.items()
+            if slot.layer.site in states
+        }
 
     def _fit(self, target: Mapping[str, KeysValues]) -> None:
         optimizer = torch.optim.Adam(self.mlps.parameters(), lr=FIT_LEARNING_RATE)
@@ -123,13 +139,12 @@ class MlpPrefix(Prefix):
                     self.register_buffer(_rest(name, kind), theirs - ours)
 
     def keys_values(self, slot: Slot) -> KeysValues:
-        key, value = self._mlp(slot)
+        return self._from_start(slot, *self._mlp(slot))
+
+    def _from_start(self, slot: Slot, key: Tensor, value: Tensor) -> KeysValues:
         if not self.has_target:
             return key, value
         return key + self.get_buffer(_rest(slot.key, "key")), value + self.get_buffer(_rest(slot.key, "value"))
-
-    def attend(self, call: AttentionCall, slot: Slot) -> tuple[Tensor, Tensor | None]:
-        return joint_attention(call, *self.dropped_keys_values(slot))
 
     def fold(self) -> dict[str, Tensor]:
         return folded_keys_values(self)

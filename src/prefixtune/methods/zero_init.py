@@ -80,7 +80,7 @@ class SeparatePrefix(Prefix):
 
     def attend(self, call: AttentionCall, slot: Slot) -> tuple[Tensor, Tensor | None]:
         return separate_attention(
-            call, *self.dropped_keys_values(slot), factor=torch.tanh(self.factors[inner_name(slot)])
+            call, *self.keys_values_for(call, slot), factor=torch.tanh(self.factors[inner_name(slot)])
         )
 
     def fold(self) -> dict[str, Tensor]:
