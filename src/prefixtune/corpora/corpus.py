@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -98,37 +99,24 @@ class Hub:
     subset: str | None
 
     def table(self, *splits: str) -> Table:
-        """The first of `splits` that there is, classes by their names."""
-        return read(self.data, split=self._known(splits), subset=self._subset())
-
-    def _known(self, wanted: Sequence[str]) -> str:
-        there = self._splits()
-        found = [split for split in wanted if split in there]
-        if not found:
-            told = ", ".join(there)
-            raise DataError(f"the data set {self.data!r} has the splits {told}; expected {' or '.join(wanted)}")
-        return found[0]
-
-    def _splits(self) -> list[str]:
-        import datasets
-
-        return self._asked(datasets.get_dataset_split_names, self._subset())
+        """The first of `splits` that there is, classes by their names. Raises DataError when there is none."""
+        *others, last = splits
+        subset = self._subset()
+        for split in others:
+            with contextlib.suppress(DataError):
+                return read(self.data, split=split, subset=subset)
+        return read(self.data, split=last, subset=subset)
 
     def _subset(self) -> str | None:
         """The configuration to load; None where a data set has only one."""
         import datasets
 
-        there = self._asked(datasets.get_dataset_config_names)
-        if self.subset in there or len(there) > 1:
-            return self.subset
-        return None
-
-    def _asked(self, question: Any, *more: Any) -> list[str]:
         try:
-            return list(question(self.data, *more))
+            there = list(datasets.get_dataset_config_names(self.data))
         except (OSError, ValueError, RuntimeError) as error:  # datasets raises its own subclasses of these
             reason = " ".join(str(error).split())
             raise DataError(f"{self.data!r} is no folder here and could not be had from the hub: {reason}") from error
+        return self.subset if self.subset in there or len(there) > 1 else None
 
 
 def converted(table: Table, change: Any) -> Table:

@@ -7,6 +7,7 @@ Every complaint names the file, the line and the remedy.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import re
@@ -227,7 +228,7 @@ def _read_hub(given: str, split: str | None, subset: str | None) -> Table:
     import datasets
 
     try:
-        data = datasets.load_dataset(given, name=subset, split=split)
+        data = datasets.load_dataset(given, name=subset, split=split, cache_dir=_cache_of(Path(given)))
     except (OSError, ValueError, RuntimeError) as error:  # datasets raises its own subclasses of these
         reason = " ".join(str(error).split())
         raise DataError(f"{given!r} is no file here, and loading it as a hub data set failed: {reason}") from error
@@ -235,22 +236,33 @@ def _read_hub(given: str, split: str | None, subset: str | None) -> Table:
         if len(data) > 1:
             raise DataError(f"the data set {given!r} has the splits {', '.join(data)}; choose one, e.g. --train-split")
         (data,) = data.values()
-    names = {name: _class_names(feature) for name, feature in data.features.items()}
-    rows = [{k: _named(v, names[k]) for k, v in row.items()} for row in data]
+    rows = [{name: _named(value, data.features[name]) for name, value in row.items()} for row in data]
     return Table(given, rows, list(range(1, len(rows) + 1)))
 
 
-def _class_names(feature: Any) -> list[str] | None:
-    """The class names of a ClassLabel column, or of a column of lists of ClassLabels."""
-    feature = getattr(feature, "feature", feature)
-    return getattr(feature, "names", None)
+def _cache_of(folder: Path) -> str | None:
+    """Where the datasets library keeps what it read of `folder`; None, its own place, for what is no folder.
+
+    Where a card names the files, it knows a folder by its last name alone: another one of that name, or the same one
+    with other rows, would be answered with what was read before.
+    """
+    import datasets
+
+    if not folder.is_dir():
+        return None
+    files = [(str(path), stat.st_size, stat.st_mtime_ns) for path in sorted(folder.rglob("*")) if (stat := path.stat())]
+    digest = hashlib.sha256(json.dumps([str(folder.resolve()), files]).encode()).hexdigest()
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / f"folder-{digest[:16]}")
 
 
-def _named(value: Any, names: list[str] | None) -> Any:
-    if names is None:
-        return value
+def _named(value: Any, feature: Any) -> Any:
+    """A value of a hub data set with the numbers of classes as their names, also within lists and structures."""
+    if isinstance(feature, dict) and isinstance(value, dict):
+        return {name: _named(item, feature[name]) for name, item in value.items()}
     if isinstance(value, list):
-        return [_named(item, names) for item in value]
-    if isinstance(value, int) and value >= 0:
-        return names[value]
-    return None if isinstance(value, int) else value  # -1 is how hub data sets hide a test label
+        inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+        return [_named(item, inner) for item in value]
+    names = getattr(feature, "names", None)
+    if names is None or not isinstance(value, int):
+        return value
+    return names[value] if value >= 0 else None  # -1 is how hub data sets hide a test label
