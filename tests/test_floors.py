@@ -29,6 +29,7 @@ FLOORS = {
     "architectures": 2,
     "positions": 1,
     "seam": 2,
+    "seat": 2,
     "bank": 2,
     "seating": 3,
     "attachment": 3,

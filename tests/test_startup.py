@@ -46,7 +46,7 @@ def test_the_command_line_answers_without_loading_anything_heavy(flag: str) -> N
 
 def test_help_names_every_command() -> None:
     _, printed = loaded_after(run_cli("--help"))
-    for command in ("train", "evaluate", "generate", "probe", "inspect", "export", "demo"):
+    for command in ("train", "evaluate", "generate", "probe", "inspect", "export", "demo", "reproduce"):
         assert command in printed
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import cyclopts
 
-from prefixtune.cli import commands, probe, train
+from prefixtune.cli import commands, probe, reproduce, train
 from prefixtune.errors import PrefixtuneError
 
 BAD_INPUT = 2
@@ -46,6 +46,7 @@ def _app(tokens: Sequence[str]) -> cyclopts.App:
         default_parameter=cyclopts.Parameter(negative_iterable=()),
     )
     app.command(train.build(tokens[1:] if tokens[:1] == ["train"] else []), name="train")
+    app.command(reproduce.build(tokens[1:] if tokens[:1] == ["reproduce"] else []), name="reproduce")
     for name, command in _COMMANDS.items():
         app.command(command, name=name)
     return app

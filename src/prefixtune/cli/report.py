@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,6 +36,16 @@ def show_facts(title: str, rows: Mapping[str, str]) -> None:
     for name, value in rows.items():
         table.add_row(name, Text(value))
     Console().print(table)
+
+
+def show_table(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    """A table of texts; where the terminal is too narrow, cells are folded. A file or a pipe takes wide lines."""
+    table = Table(title=title, title_justify="left")
+    for place, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=not place)
+    for line in lines:
+        table.add_row(*(Text(cell) for cell in line))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def show_answers(prompts: Sequence[str], answers: Sequence[Mapping[str, str]], names: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+Scorer = Callable[[Sequence[Any], Table], dict[str, float]]
+"""Scores of answers, one a row of a prepared table (text to text: one a source)."""
+
+
 @dataclass(frozen=True)
 class Data:
     """The prepared tables of a run; development and test data are optional.
 
     Args:
         tests: further test data by name, scored as `test` is.
+        more: further scores of the answers to `tests`.
         facts: what tells each table from another one, for the record and for resuming.
     """
 
@@ -32,6 +37,7 @@ class Data:
     test: Table | None
     tests: Mapping[str, Table] = field(default_factory=dict)
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    more: Scorer | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,16 @@ class Bench:
             self.model, self.tokenizer, self.task, table, self.room, batch_size=self.batch_size,
             decoding=self.decoding, answered=answered,
         )  # fmt: skip
+
+    def tested(self, table: Table) -> dict[str, float]:
+        """Loss, metrics, and the further scores that the data ask for."""
+        found = self.task.predict(
+            self.model, self.tokenizer, table, self.room, batch_size=self.batch_size, decoding=self.decoding,
+            answered=True,
+        )  # fmt: skip
+        assert found.answers is not None
+        more = {} if self.data.more is None else self.data.more(found.answers, table)
+        return {"loss": found.loss, **self.task.score(found.answers, table), **more}
 
 
 def read_data(config: RunConfig) -> tuple[Task, Data]:

@@ -152,8 +152,11 @@ def write_history(output: Path, history: Sequence[Mapping[str, Any]]) -> None:
     write_text(output / HISTORY, "".join(json.dumps(entry) + "\n" for entry in history))
 
 
-def plot(output: Path, history: Sequence[Mapping[str, Any]], metric: str | None) -> bool:
-    """Training and development loss, and the metric, over steps. False, and one line, without matplotlib."""
+def plot(output: Path, metric: str | None) -> bool:
+    """Training and development loss, and the metric, over steps, from the log of a finished run.
+
+    False, and one line, without matplotlib.
+    """
     try:
         import matplotlib
     except ImportError:
@@ -162,6 +165,7 @@ def plot(output: Path, history: Sequence[Mapping[str, Any]], metric: str | None)
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    history = [json.loads(line) for line in (output / HISTORY).read_text(encoding="utf-8").splitlines()]
     figure, left = pyplot.subplots(figsize=(7, 4))
     for key, label, style in (("loss", "training loss", "C0-"), ("eval_loss", "development loss", "C1o-")):
         points = [(entry["step"], entry[key]) for entry in history if key in entry]

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from prefixtune.training.trainer import PrefixTrainer
 
 
+class Diverged(ConfigError):
+    """The loss or the metric of a run is no number any more."""
+
+
 def train(config: RunConfig, method: Method, *, resume: bool = False, command: Sequence[str] = ()) -> dict[str, Any]:
     """Train a prefix and fill `config.output`; the same numbers come out whether or not the run was killed between.
 
@@ -40,14 +44,19 @@ def train(config: RunConfig, method: Method, *, resume: bool = False, command: S
     """
     results.open_folder(Path(config.output), resume=resume)  # before the data are read, which can take long
     task, data = read_data(config)
-    return fit(config, Prefixed(method, config.name), task, data, resume=resume, command=command)
+    found = fit(config, Prefixed(method, config.name), task, data, resume=resume, command=command)
+    if not (Path(config.output) / results.PLOT).is_file():
+        results.plot(Path(config.output), found["chosen_by"])
+    return found
 
 
 def fit(
     config: RunConfig, adaptation: Adaptation, task: Task, data: Data, *, resume: bool = False,
     command: Sequence[str] = (), origin: str = results.RERUN, bar: TrainerCallback | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train any adaptation on data that were read already, as `train` does; `config`'s file names are for the record.
+    """Train any adaptation on data that were read already, as `train` does, but draw no curves.
+
+    `config`'s file names are for the record.
 
     Args:
         origin: the first line of `run.yaml`, which says how to run this again.
@@ -112,7 +121,7 @@ def _finish(
         if table is not None
     }
     if data.tests:
-        scores["tests"] = {name: bench.measure(table) for name, table in data.tests.items()}
+        scores["tests"] = {name: bench.tested(table) for name, table in data.tests.items()}
     found = {
         **scores,
         "chosen_by": metric,
@@ -131,7 +140,6 @@ def _finish(
     parameters = {**_parameters(bench), "stored": stored}
     found["parameters"] = {**parameters, "stored_percent": 100 * stored / parameters["base"]}
     results.write_history(output, state.log_history)
-    results.plot(output, state.log_history, metric)
     results.write_json(output / results.METRICS, found)  # last: it says that the run is finished
     if not config.keep_checkpoints:
         shutil.rmtree(output / results.CHECKPOINTS, ignore_errors=True)
@@ -141,7 +149,7 @@ def _finish(
 def _refuse_divergence(model: PreTrainedModel, best_step: int | None, metric: str | None) -> None:
     finite = all(bool(p.isfinite().all()) for p in model.parameters() if p.requires_grad)
     if not finite or (metric is not None and best_step is None):
-        raise ConfigError("training diverged: the prefix or its metric is no number any more; lower --lr or --clip")
+        raise Diverged("training diverged: the prefix or its metric is no number any more; lower --lr or --clip")
 
 
 def _parameters(bench: Bench) -> dict[str, int]:

@@ -1,0 +1,98 @@
+"""`prefixtune reproduce`: the papers' experiments."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cyclopts
+
+from prefixtune.cli import report
+from prefixtune.cli.options import parameters_of, with_parameters
+from prefixtune.errors import ConfigError
+from prefixtune.reproduce.options import Options
+
+_HELP = """Run an experiment of the Prefix-Tuning and APT papers, or (LIST) show them.
+
+The recipe, seeds and decoding are the paper's unless an option says otherwise;
+the table says what was changed. Settings are chosen on development data, with
+as many trials for one row as for any other; test data are scored once.
+
+OUTPUT gets table.md and table.json (means and deviations beside the paper's own
+figures), plots, and every run in a folder. A killed one goes on with --resume.
+
+  prefixtune reproduce prefix_tuning --model gpt2-medium --data DIR
+  prefixtune reproduce apt --model bert-large-cased --data conll04=DIR,rte=DIR
+  prefixtune reproduce apt --model M --data DIR --corpora rte --lr 5e-3,1e-2
+  prefixtune reproduce prefix_length --model M --data DIR --lengths 1,5,10
+
+Args:
+    name: Name of an experiment, or LIST.
+    output: Folder to write; must not exist, be empty, or hold the experiment to resume. Default: reproduce-NAME.
+    resume: Go on with the experiment that OUTPUT holds; finished runs are kept.
+"""
+_GROUP = cyclopts.Group("Experiment", sort_key=1)
+LIST = "LIST"
+
+
+def build(tokens: Sequence[str]) -> cyclopts.App:
+    """The command; `--model` may be missing when the experiments are only shown."""
+    names = [token for token in tokens[:1] if not token.startswith("-")]
+    listed = not names or names[0].upper() == LIST
+    parameters = [
+        parameter.replace(default="") if parameter.name == "model" and listed else parameter
+        for parameter in parameters_of(Options, _GROUP)
+    ]
+
+    def reproduce(
+        name: str = LIST, /, *, output: Path | None = None, resume: bool = False, **options: Any
+    ) -> None:
+        if name.upper() == LIST:
+            report.show_table("The experiments", *catalogue())
+            return
+        run(name, Options(**options), output or Path(f"reproduce-{name}"), resume, tokens)
+
+    reproduce.__doc__ = _HELP
+    app = cyclopts.App(name="reproduce", help_format="plaintext")
+    app.default(with_parameters(reproduce, parameters))
+    return app
+
+
+def catalogue() -> tuple[list[str], list[list[str]]]:
+    """The columns and lines of the list of experiments."""
+    from prefixtune import reproduce
+    from prefixtune.reproduce.experiment import Base, Cell
+
+    base = Base("bert", False, lambda text: 1)
+    lines = []
+    for name in reproduce.names():
+        found = reproduce.find(name)
+        cells = len(found.corpora or (None,)) * len(found.sizes or (None,))
+        arms = len(found.arms(Cell((found.corpora or (None,))[0], (found.sizes or (None,))[0], base)))
+        seeds = found.seeds * found.subsets
+        lines.append([name, found.paper, found.shows, ", ".join(found.corpora) or "none", f"{cells * arms * seeds}"])
+    return ["name", "paper", "what it shows", "corpora", "runs"], lines
+
+
+def run(name: str, options: Options, output: Path, resume: bool, tokens: Sequence[str]) -> None:
+    """Run it, show the tables and write everything."""
+    from prefixtune import reproduce
+
+    reproduce.find(name)  # an unknown name is told before torch is loaded
+    if not options.model:
+        raise ConfigError("no model given; name one with --model")
+    from prefixtune.reproduce import picture, runner, table
+    from prefixtune.training import results
+
+    command = ["prefixtune", "reproduce", *tokens]
+    found = runner.run(name, options, output, resume=resume, command=command)
+    results.write_text(output / table.MARKDOWN, table.markdown(found))
+    results.write_json(output / table.JSON, table.as_json(found))
+    picture.draw(found, output)
+    for grid in table.grids(found):
+        report.show_table(grid.title, grid.columns, grid.lines)
+    print("\n".join(table.caption(found)), file=sys.stderr)
+    print(f"tables, plots and runs: {output}", file=sys.stderr)
+

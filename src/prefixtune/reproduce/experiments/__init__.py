@@ -1,0 +1,1 @@
+"""One experiment a file; each holds its declaration as `EXPERIMENT`."""

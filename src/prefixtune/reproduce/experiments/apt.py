@@ -1,0 +1,28 @@
+"""The main tables of APT: SuperGLUE and entities, against P-Tuning v2 of the same length and of the same size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prefixtune.reproduce import papers, recipes
+from prefixtune.reproduce.experiment import Arm, Cell, Experiment
+
+
+def arms(cell: Cell) -> Sequence[Arm]:
+    return (
+        recipes.encoder_fine_tuning(),
+        recipes.free_prefix(cell, "P-Tuning v2"),
+        recipes.free_prefix(cell, "P-Tuning v2 1.5x", stretch=1.5),  # as many numbers as APT
+        recipes.free_prefix(cell, "APT", "adaptive"),
+    )
+
+
+EXPERIMENT = Experiment(
+    paper="APT, tables 1 and 2",
+    shows="Token and layer gates make P-Tuning v2 better, also against a longer prefix of the same size",
+    corpora=(*recipes.SUPERGLUE, *recipes.NER),
+    arms=arms,
+    recipe=recipes.understanding,
+    figures=papers.APT,
+    notes="The paper chooses batches among 8, 16 and 32; here they are P-Tuning v2's.",
+)

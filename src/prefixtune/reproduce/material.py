@@ -1,0 +1,145 @@
+"""What an experiment trains on: corpora found in the data folders, cut to a limit, and subsets of few examples."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from prefixtune import tasks
+from prefixtune.errors import ConfigError, DataError, near_miss
+from prefixtune.reproduce.experiment import Experiment
+from prefixtune.reproduce.options import Options
+from prefixtune.tasks import Table, Task
+from prefixtune.tasks.tagging import OUTSIDE
+from prefixtune.tasks.text2text import grouped
+from prefixtune.training.bench import Data
+from prefixtune.training.config import RunConfig
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Material:
+    """One corpus, read and prepared.
+
+    Args:
+        task: as its training data define it, all of them.
+        metrics: names, the main one first.
+        settings: fields of a run's configuration that are the corpus's.
+        tests: test tables by name.
+    """
+
+    corpus: str
+    task: Task
+    metrics: tuple[str, ...]
+    settings: dict[str, Any]
+    train: Table
+    dev: Table
+    tests: dict[str, Table]
+
+    def data(self, *, tested: bool, size: int | None, draw: int, dev_share: float) -> Data:
+        """The tables of one run; a trial (`tested=False`) never sees the test data.
+
+        Raises DataError when there are fewer rows than `size`.
+        """
+        train, dev = self.train, self.dev
+        if size is not None:
+            seed = f"{self.corpus} {size} {draw}"
+            train = subset(train, size, f"train {seed}")
+            dev = subset(dev, max(round(size * dev_share), 1), f"dev {seed}")
+        tests = self.tests if tested else {}
+        tables = {"train": train, "eval": dev, **{f"test {name}": table for name, table in tests.items()}}
+        facts = {role: _facts(table) for role, table in tables.items()}
+        return Data(train=train, eval=dev, test=None, tests=tests, facts=facts, more=self.score)
+
+    def score(self, answers: Sequence[Any], table: Table) -> dict[str, float]:
+        """The corpus's own metrics, those that can be computed here."""
+        from prefixtune import metrics
+
+        return metrics.measure(self.metrics, *_pairs(answers, table))[0]
+
+
+def _pairs(answers: Sequence[Any], table: Table) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Answers and references as `prefixtune.metrics` takes them."""
+    columns = table.columns()
+    if "target" in columns:
+        return answers, list(grouped(table).values())
+    if "tags" in columns:  # a word that was cut off got no answer: no entity there
+        gold = [row["tags"] for row in table.rows]
+        return [[*a, *[OUTSIDE] * (len(g) - len(a))] for a, g in zip(answers, gold, strict=True)], gold
+    if "question_id" in columns:
+        return answers, [(row["question_id"], row["label"]) for row in table.rows]
+    return answers, [row["label"] for row in table.rows]
+
+
+def folders(experiment: Experiment, options: Options) -> dict[str, str]:
+    """Where each corpus of the experiment is to be read from.
+
+    Raises ConfigError for a corpus that the experiment does not have, and for a folder that is not there.
+    """
+    wanted = list(options.corpora or experiment.corpora)
+    named = dict(options.data) if isinstance(options.data, Mapping) else {}
+    plain = [] if isinstance(options.data, Mapping) else list(options.data or ())
+    for name in (*wanted, *named):
+        if name not in experiment.corpora:
+            raise ConfigError(f"this experiment has no corpus {name!r}{near_miss(name, experiment.corpora)}")
+    for folder in (*named.values(), *plain):
+        if not Path(folder).exists() and (folder in plain or not _HUB_ID.fullmatch(folder)):
+            raise ConfigError(f"--data: there is no folder {folder!r}")
+    if wanted and not options.data:
+        raise ConfigError(f"no data given; name the folder of {' or '.join(wanted)} with --data")
+    found = {}
+    for name in wanted:
+        inside = [str(Path(folder) / name) for folder in plain if (Path(folder) / name).exists()]
+        if where := named.get(name) or next(iter([*inside, *plain]), None):
+            found[name] = where
+    return found
+
+
+def read(corpus: str, folder: str, limit: int | None) -> Material:
+    """One corpus of `prefixtune.corpora`. Raises DataError when the folder does not hold it."""
+    from prefixtune import corpora
+
+    found = corpora.find(corpus)
+    splits = found.read(folder)
+    own = {field.name for field in fields(RunConfig)}
+    settings = {name: value for name, value in found.options.items() if name in own}
+    task = tasks.find(found.task).learn(splits.train, **found.options)
+    train, dev, *tests = (task.prepared(table) for table in (splits.train, splits.dev, *splits.tests.values()))
+    if limit is not None:
+        train = subset(train, min(limit, len(train)), f"{corpus} train")
+        dev = first_inputs(dev, limit, f"{corpus} dev")
+        tests = [first_inputs(table, limit, f"{corpus} test") for table in tests]
+    return Material(
+        corpus, task, tuple(found.metrics), settings, train, dev, dict(zip(splits.tests, tests, strict=True))
+    )
+
+
+def subset(table: Table, count: int, seed: str) -> Table:
+    """`count` rows drawn by `seed`, in the table's own order. Raises DataError when there are not so many."""
+    if count > len(table):
+        raise DataError(f"{table.name} has {len(table)} rows; {count} were to be drawn")
+    return _rows(table, sorted(random.Random(seed).sample(range(len(table)), count)))
+
+
+def first_inputs(table: Table, count: int, seed: str) -> Table:
+    """The rows of `count` inputs drawn by `seed`: all references of a source stay together."""
+    keys = [row.get("source", index) for index, row in enumerate(table.rows)]
+    every = list(dict.fromkeys(keys))
+    kept = set(random.Random(seed).sample(every, min(count, len(every))))
+    return _rows(table, [index for index, key in enumerate(keys) if key in kept])
+
+
+def _rows(table: Table, places: Sequence[int]) -> Table:
+    return Table(table.name, [table.rows[place] for place in places], [table.lines[place] for place in places])
+
+
+def _facts(table: Table) -> dict[str, Any]:
+    text = json.dumps(table.rows, sort_keys=True, ensure_ascii=False)
+    return {"rows": len(table), "sha256": hashlib.sha256(text.encode()).hexdigest()}

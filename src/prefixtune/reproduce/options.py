@@ -1,0 +1,120 @@
+"""The options of `prefixtune reproduce NAME`: what to run on, how much of it, and what to change in the recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prefixtune.errors import ConfigError, near_miss
+from prefixtune.training.config import RunConfig
+
+FIRST_SEED = 42
+_QUICK = {"limit": 64, "max_steps": 20, "seeds": 1, "subsets": 1, "beams": 1, "max_new_tokens": 16}
+_OWN = ("model", "task", "train", "eval", "test", "method", "output", "seed", "lr", "name", "columns", "data_format")
+
+
+@dataclass(kw_only=True)
+class Options:
+    """Everything that is not given stays as the paper has it."""
+
+    model: str
+    """The base model: a folder or a hub id."""
+
+    data: Sequence[str] | Mapping[str, str] | None = None
+    """Folder of the data (of one corpus, or of folders named like corpora), or CORPUS=FOLDER,CORPUS=FOLDER."""
+
+    seeds: int | None = None
+    """Random seeds, 42 and following. Default: the experiment's."""
+
+    corpora: Sequence[str] | None = None
+    """Run these corpora of the experiment only."""
+
+    methods: Sequence[str] | None = None
+    """Run these rows of the experiment only, by their names in its table."""
+
+    lr: Sequence[float] | Mapping[str, Sequence[float]] | None = None
+    """Learning rates to choose from: 1e-3,1e-2 for every row, or {"FT": [1e-5, 5e-5], ...} by row."""
+
+    lengths: Sequence[int] | None = None
+    """Prefix lengths to choose from (of the rows that have a length); in a length sweep, the lengths it sweeps."""
+
+    trials: int | None = None
+    """Trials of every row, chosen among on development data. Default: as many as --lr and --lengths make."""
+
+    sizes: Sequence[int] | None = None
+    """Training examples, in the experiments with few."""
+
+    subsets: int | None = None
+    """Random subsets of each size."""
+
+    limit: int | None = None
+    """The most training examples, and the most development and test inputs; drawn at random, always the same."""
+
+    epochs: float | None = None
+    """Passes over the training data."""
+
+    max_steps: int | None = None
+    """Optimiser steps, instead of epochs."""
+
+    batch_size: int | None = None
+    """Training examples a batch."""
+
+    eval_every: int | None = None
+    """Steps between looks at the development data. Default: every epoch."""
+
+    beams: int | None = None
+    """Beams of the search."""
+
+    max_new_tokens: int | None = None
+    """The most tokens generated."""
+
+    recipe: dict[str, Any] | None = None
+    """Any other option of `prefixtune train`, as in weight_decay=0.01,warmup=50."""
+
+    quick: bool = False
+    """A smoke run in a minute or so: 64 examples, 20 steps, one seed, greedy. Its numbers mean nothing."""
+
+    def __post_init__(self) -> None:
+        for name, value in _QUICK.items() if self.quick else ():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        for name in ("seeds", "trials", "subsets", "limit"):
+            if (given := getattr(self, name)) is not None and given < 1:
+                raise ConfigError(f"--{name} {given}: expected at least 1")
+        for name in ("lengths", "sizes"):
+            for item in getattr(self, name) or ():
+                if not isinstance(item, int) or item < 1:
+                    raise ConfigError(f"--{name}: {item!r} is no number of at least 1")
+        if isinstance(self.lr, Mapping):
+            self.lr = {name: _rates(given) for name, given in self.lr.items()}
+        elif self.lr is not None:
+            self.lr = _rates(self.lr)
+        known = [field.name for field in dataclasses.fields(RunConfig) if field.name not in _OWN]
+        for name in self.recipe or ():
+            if name not in known:
+                raise ConfigError(f"--recipe: unknown option {name!r}{near_miss(name, known)}")
+
+    def changes(self) -> dict[str, Any]:
+        """Fields of the run's configuration that are not the paper's."""
+        own = ("epochs", "max_steps", "batch_size", "eval_every", "beams", "max_new_tokens")
+        return {name: getattr(self, name) for name in own if getattr(self, name) is not None} | (self.recipe or {})
+
+    def record(self) -> dict[str, Any]:
+        """As JSON holds it: what a resumed experiment must share with the one that was begun."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if value not in (None, False)}
+
+
+def _rates(given: Any) -> list[float]:
+    """One learning rate or several, also as the words that YAML takes 1e-3 for."""
+    rates = []
+    for rate in given if isinstance(given, Sequence) and not isinstance(given, str) else [given]:
+        try:
+            rates.append(float(rate))
+        except (TypeError, ValueError):
+            rates.append(math.nan)
+        if not 0 < rates[-1] < math.inf:
+            raise ConfigError(f"--lr: {rate!r} is no learning rate; expected numbers above 0, as in 1e-3,1e-2")
+    return rates

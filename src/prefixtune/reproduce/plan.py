@@ -1,0 +1,162 @@
+"""From an experiment and its options to the settings of every single run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefixtune import baselines, methods
+from prefixtune.errors import ConfigError, ModelError, PrefixtuneError
+from prefixtune.reproduce.experiment import Arm, Base, Cell, Experiment, Trained, Variable
+from prefixtune.reproduce.material import Material
+from prefixtune.reproduce.options import FIRST_SEED, Options
+from prefixtune.reproduce.search import Candidate, chosen_arms
+from prefixtune.tasks import Task
+from prefixtune.training.adaptation import Adaptation, Prefixed
+from prefixtune.training.config import RunConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment as it was asked for."""
+
+    name: str
+    experiment: Experiment
+    options: Options
+    output: Path
+    base: Base
+
+    @property
+    def seeds(self) -> list[int]:
+        """The random seeds of every row."""
+        return [FIRST_SEED + number for number in range(self.options.seeds or self.experiment.seeds)]
+
+    @property
+    def draws(self) -> range:
+        """The subsets of each size; one where all data are used."""
+        return range(self.options.subsets or self.experiment.subsets) if self.experiment.sizes else range(1)
+
+    def cells(self, corpora: Mapping[str, object]) -> list[Cell]:
+        """Every corpus and size, in the order of the experiment."""
+        sizes = (self.options.sizes or self.experiment.sizes) if self.experiment.sizes else (None,)
+        places: list[str | None] = [name for name in self.experiment.corpora if name in corpora]
+        lengths = None if self.options.lengths is None else tuple(self.options.lengths)
+        return [
+            Cell(corpus, size, self.base, lengths) for corpus in (places or [None]) for size in sizes
+        ]
+
+    def arms(self, cell: Cell) -> list[Arm]:
+        """The arms of a cell that were asked for."""
+        return chosen_arms(self.experiment.arms(cell), self.options)
+
+    def folder(self, cell: Cell, arm: Arm, run: str) -> Path:
+        """Where one run is kept."""
+        size = [] if cell.size is None else [f"{cell.size}-examples"]
+        return Path(self.output, "runs", cell.corpus or "no-data", *size, slug(arm.name), run)
+
+    def run_name(self, draw: int, seed: int) -> str:
+        """The name of a run among those of its row."""
+        return f"seed-{seed}" if len(self.draws) == 1 else f"subset-{draw + 1}-seed-{seed}"
+
+    def config(
+        self, cell: Cell, arm: Trained | Variable, material: Material, candidate: Candidate, *, kind: str, seed: int,
+        output: Path,
+    ) -> RunConfig:  # fmt: skip
+        """The whole configuration of one run: the paper's recipe, the row's, what is tried, what the user changed."""
+        recipe = {**self.experiment.recipe(cell), **arm.recipe, **candidate.recipe}
+        changes = self.options.changes()
+        if "epochs" in changes and "max_steps" not in changes:
+            recipe.pop("max_steps", None)
+        settings = {"dtype": "float32", "eval_batch_size": 32, **material.settings, **recipe, **changes}
+        return RunConfig(
+            model=self.options.model, task=material.task.kind, train=f"{cell.corpus}:train", eval=f"{cell.corpus}:dev",
+            method=kind, output=str(output), seed=seed, **_fitting(settings),
+        )  # fmt: skip
+
+
+def _fitting(settings: dict[str, Any]) -> dict[str, Any]:
+    """Looks at the development data and warm-up within the steps there are, when those were cut short."""
+    steps = settings.get("max_steps")
+    if steps is not None:
+        if settings.get("eval_every"):
+            settings["eval_every"] = min(settings["eval_every"], steps)
+        if settings.get("warmup", 0) >= steps:
+            settings["warmup"] = steps // 2
+    return settings
+
+
+def slug(name: str) -> str:
+    """A row's name as a folder's."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.")
+
+
+def adaptation(kind: str, options: Mapping[str, Any]) -> Adaptation:
+    """The method or baseline called `kind`. Raises ConfigError when there is neither."""
+    if kind in baselines.names():
+        return Checked(baselines.find(kind)(**options))
+    return Checked(Prefixed(methods.find(kind)(**options)))
+
+
+class Unfit(ConfigError):
+    """What a row trains cannot be made on this base model."""
+
+
+@dataclass(frozen=True)
+class Checked(Adaptation):
+    """Another adaptation; when it does not fit the model, that is told apart from what is wrong with a run."""
+
+    inner: Adaptation
+
+    def kind(self) -> str:
+        return self.inner.kind()
+
+    def options(self) -> dict[str, Any]:
+        return self.inner.options()
+
+    def attach(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        try:
+            self.inner.attach(model, tokenizer)
+        except PrefixtuneError as error:
+            raise Unfit(str(error)) from error
+
+    def save(self, model: PreTrainedModel, directory: Path, metadata: Mapping[str, Any]) -> int:
+        return self.inner.save(model, directory, metadata)
+
+    def positions(self, model: PreTrainedModel) -> int:
+        return self.inner.positions(model)
+
+    def fitted(self, task: Task) -> Task:
+        try:
+            return self.inner.fitted(task)
+        except PrefixtuneError as error:
+            raise Unfit(str(error)) from error
+
+
+def with_candidate(arm: Trained, candidate: Candidate) -> Trained:
+    """The arm with the options that a candidate changes."""
+    return replace(arm, options={**arm.options, **candidate.options})
+
+
+def read_base(model_id: str) -> Base:
+    """What the experiments may ask about the base model. Raises ModelError when there is no such model."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        config = AutoConfig.from_pretrained(model_id)
+        tokenizer = AutoTokenizer.from_pretrained(model_id)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"cannot load the model {model_id!r}: {' '.join(str(error).split())}") from error
+
+    def tokens(text: str) -> int:
+        count = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+        if not count:
+            raise ConfigError(f"{text!r} has no tokens for {model_id}")
+        return count
+
+    return Base(config.model_type, bool(config.is_encoder_decoder), tokens)

@@ -1,0 +1,271 @@
+"""Run an experiment: every run in a folder of its own, finished ones skipped, a killed one resumed."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from prefixtune import reproduce as catalogue
+from prefixtune.errors import ConfigError, DataError
+from prefixtune.reproduce import derive, material, search
+from prefixtune.reproduce.experiment import Arm, Cell, Counted, Ensemble, Trained, Variable
+from prefixtune.reproduce.material import Material
+from prefixtune.reproduce.options import Options
+from prefixtune.reproduce.plan import Plan, Unfit, adaptation, read_base, with_candidate
+from prefixtune.reproduce.progress import Screen
+from prefixtune.reproduce.search import Candidate
+from prefixtune.training import results
+from prefixtune.training.adaptation import Adaptation
+from prefixtune.training.run import Diverged, fit
+
+RECORD = "experiment.json"
+DIVERGED = "diverged.json"
+_ORIGIN = "One run of prefixtune reproduce; the whole command is in experiment.json, some folders above"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured for one arm in one cell.
+
+    Args:
+        chosen: the setting that development data chose; None for an arm that trains nothing.
+        trials: what each setting scored on development data, when there were several; None where it diverged.
+        runs: metrics of the runs that were tested, one a subset and seed.
+        diverged: how many runs diverged instead.
+        reason: why nothing was run, where the arm cannot be made on this base model.
+    """
+
+    cell: Cell
+    arm: Arm
+    chosen: Candidate | None = None
+    trials: list[tuple[Candidate, float | None]] = field(default_factory=list)
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    diverged: int = 0
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All rows, and the corpora that were left out, with the reasons."""
+
+    plan: Plan
+    rows: list[Row]
+    materials: dict[str, Material]
+    left_out: dict[str, str]
+
+
+def run(name: str, options: Options, output: Path, *, resume: bool, command: Sequence[str]) -> Findings:
+    """Run the experiment `name`, or go on with it.
+
+    Raises:
+        ConfigError, DataError, ModelError: before anything is written, each in one line.
+    """
+    experiment = catalogue.find(name)
+    open_output(output, {"experiment": name, **options.record()}, resume=resume)
+    search.count_trials(experiment, options)
+    folders = material.folders(experiment, options)
+    plan = Plan(name, experiment, options, output, read_base(options.model))
+    materials, left_out = _read(folders, options)
+    cells = [(cell, plan.arms(cell)) for cell in plan.cells(materials)]
+    _check(plan, cells)
+    record = {"experiment": name, **options.record()}
+    results.write_json(
+        output / RECORD, {"asked": record, "command": list(command), "versions": results.versions()}
+    )
+    with Screen(sum(_jobs(plan, arm) for _, arms in cells for arm in arms)) as screen:
+        rows = []
+        for cell, arms in cells:
+            worker = Worker(plan, cell, materials.get(cell.corpus or ""), screen)
+            rows += [worker.row(arm) for arm in arms]
+    return Findings(plan, rows, materials, left_out)
+
+
+def open_output(output: Path, asked: Mapping[str, Any], *, resume: bool) -> None:
+    """Refuse a folder that holds something else; a `ConfigError` says what to do."""
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"--output {output} is a file; expected a folder")
+    if not output.is_dir() or not any(output.iterdir()):
+        return
+    if not (output / RECORD).is_file():
+        raise ConfigError(f"--output {output} is not empty and holds no experiment; choose another folder")
+    if not resume:
+        raise ConfigError(
+            f"--output {output} already holds an experiment; continue it with --resume or choose another folder"
+        )
+    try:
+        before = json.loads((output / RECORD).read_text(encoding="utf-8"))["asked"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{output / RECORD} cannot be read ({error}); choose another folder") from error
+    now = json.loads(json.dumps(dict(asked)))
+    for key in sorted({*before, *now}):
+        if before.get(key) != now.get(key):
+            raise ConfigError(
+                f"--resume: {key} is {now.get(key)!r} but the experiment in {output} has {before.get(key)!r}; resume "
+                "with the same options, or choose another folder"
+            )
+
+
+def _read(folders: Mapping[str, str], options: Options) -> tuple[dict[str, Material], dict[str, str]]:
+    """Every corpus that is there. One that is not is left out with a word, unless it is the only one."""
+    found: dict[str, Material] = {}
+    left_out: dict[str, str] = {}
+    for corpus, folder in folders.items():
+        try:
+            found[corpus] = material.read(corpus, folder, options.limit)
+        except DataError as error:
+            if len(folders) == 1 or options.corpora:
+                raise
+            left_out[corpus] = str(error)
+            print(f"prefixtune: {corpus} is left out: {error}", file=sys.stderr)
+    if folders and not found:
+        raise DataError("; ".join(left_out.values()))
+    return found, left_out
+
+
+def _check(plan: Plan, cells: Sequence[tuple[Cell, Sequence[Arm]]]) -> None:
+    """Every arm can be made, before the first one is run."""
+    for _, arms in cells:
+        for arm in arms:
+            if isinstance(arm, Trained | Counted):
+                adaptation(arm.kind, arm.options)
+            elif isinstance(arm, Ensemble) and (plan.options.changes().get("beams") or 1) != 1:
+                raise ConfigError("an ensemble decodes greedily; leave --beams out")
+
+
+def _jobs(plan: Plan, arm: Arm) -> int:
+    """How many runs an arm makes."""
+    if isinstance(arm, Counted):
+        return 1
+    if isinstance(arm, Ensemble):
+        return len(plan.draws)
+    trials = search.count_trials(plan.experiment, plan.options)
+    return len(plan.draws) * len(plan.seeds) + (trials if trials > 1 else 0)
+
+
+class Worker:
+    """The runs of one cell."""
+
+    def __init__(self, plan: Plan, cell: Cell, data: Material | None, screen: Screen) -> None:
+        self.plan, self.cell, self.material, self.screen = plan, cell, data, screen
+
+    def row(self, arm: Arm) -> Row:
+        """What is measured for `arm`; a row without runs, and the reason, where it does not fit the base model."""
+        try:
+            return self._row(arm)
+        except Unfit as error:
+            print(f"prefixtune: {arm.name} is left out: {error}", file=sys.stderr)
+            return Row(self.cell, arm, reason=str(error))
+
+    def _row(self, arm: Arm) -> Row:
+        """Try, choose on development data, then run every subset and seed with the choice and test it."""
+        if isinstance(arm, Counted):
+            return Row(self.cell, arm, runs=[self._measured(arm, "count", partial(self._count, arm))])
+        assert self.material is not None
+        if isinstance(arm, Ensemble):
+            work = [(f"subset-{draw + 1}", partial(self._ensemble, arm, draw)) for draw in self.plan.draws]
+            return Row(self.cell, arm, runs=[self._measured(arm, name, measure) for name, measure in work])
+        assert isinstance(arm, Trained | Variable)
+        tried = search.candidates(arm, self.plan.experiment, self.plan.options)
+        trials = [(one, self._trial(arm, one, number)) for number, one in enumerate(tried)] if len(tried) > 1 else []
+        chosen = self._best(arm, trials) if trials else tried[0]
+        runs = [
+            self._run(arm, chosen, self.plan.run_name(draw, seed), draw, seed, tested=True)
+            for draw in self.plan.draws
+            for seed in self.plan.seeds
+        ]
+        finished = [found for found in runs if found is not None]
+        return Row(self.cell, arm, chosen, trials, finished, len(runs) - len(finished))
+
+    def _trial(self, arm: Trained | Variable, candidate: Candidate, number: int) -> float | None:
+        """The score on development data, higher is better; None where training diverged. Test data are not read."""
+        found = self._run(arm, candidate, f"trial-{number + 1}", 0, self.plan.seeds[0], tested=False)
+        if found is None:
+            return None
+        value = float(found["eval"][found["chosen_by"]])
+        return -value if found["chosen_by"] == "loss" else value
+
+    def _best(self, arm: Arm, trials: Sequence[tuple[Candidate, float | None]]) -> Candidate:
+        scored = [(candidate, value) for candidate, value in trials if value is not None]
+        if not scored:
+            raise ConfigError(f"{arm.name}: training diverged with all {len(trials)} settings; give lower --lr")
+        return max(scored, key=lambda pair: pair[1])[0]  # the first of equals: the paper's own comes first
+
+    def _run(
+        self, arm: Trained | Variable, candidate: Candidate, name: str, draw: int, seed: int, *, tested: bool
+    ) -> dict[str, Any] | None:
+        plan, cell, folder = self.plan, self.cell, self.plan.folder(self.cell, arm, name)
+        assert self.material is not None
+        self.screen.begin(" ".join(str(part) for part in (cell.corpus, cell.size, arm.name, name) if part is not None))
+        data = self.material.data(tested=tested, size=cell.size, draw=draw, dev_share=plan.experiment.dev_share)
+        if (folder / DIVERGED).is_file():
+            found = None
+        elif results.is_finished(folder):
+            found = results.read_metrics(folder)
+        else:
+            what = self._adaptation(arm, candidate, draw, seed, data.train)
+            config = plan.config(
+                cell, arm, self.material, candidate, kind=what.kind(), seed=seed, output=folder
+            )
+            try:
+                found = fit(
+                    config, what, self.material.task, data, resume=True, origin=_ORIGIN, bar=self.screen.bar()
+                )
+            except Diverged as error:
+                shutil.rmtree(folder / results.CHECKPOINTS, ignore_errors=True)
+                results.write_json(folder / DIVERGED, {"reason": str(error)})
+                found = None
+            gc.collect()  # a model and its hooks know each other, so it is freed here or late
+        self.screen.done()
+        return found
+
+    def _adaptation(
+        self, arm: Trained | Variable, candidate: Candidate, draw: int, seed: int, train: Any
+    ) -> Adaptation:
+        if isinstance(arm, Trained):
+            arm = with_candidate(arm, candidate)
+            return adaptation(arm.kind, arm.options)
+        folder = self._finished(arm.after, draw, seed)
+        return derive.variable(self.plan.options.model, folder, train, arm.ratio, arm.options)
+
+    def _finished(self, name: str, draw: int, seed: int) -> Path:
+        """The folder of a run of another arm in this cell."""
+        other = next(arm for arm in self.plan.arms(self.cell) if arm.name == name)
+        folder = self.plan.folder(self.cell, other, self.plan.run_name(draw, seed))
+        if not results.is_finished(folder):
+            raise ConfigError(f"{name} diverged with seed {seed}, and other rows come after it; give lower --lr")
+        return folder
+
+    def _ensemble(self, arm: Ensemble, draw: int) -> dict[str, Any]:
+        assert self.material is not None
+        folders = [self._finished(arm.members, draw, seed) for seed in self.plan.seeds]
+        return derive.ensemble(self.plan.options.model, folders, self.material)
+
+    def _count(self, arm: Counted) -> dict[str, Any]:
+        from prefixtune.tasks.loading import load_base
+
+        model, tokenizer = load_base(self.plan.options.model, None, dtype="float32")
+        base = sum(parameter.numel() for parameter in model.parameters())
+        what = adaptation(arm.kind, arm.options)
+        what.attach(model, tokenizer)
+        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        stored = what.save(model, self.plan.folder(self.cell, arm, "count"), {})
+        return {
+            "parameters": {"base": base, "trained": trained, "stored": stored, "stored_percent": 100 * stored / base}
+        }
+
+    def _measured(self, arm: Arm, name: str, measure: Any) -> dict[str, Any]:
+        """What `measure` finds, kept in the run's folder."""
+        folder = self.plan.folder(self.cell, arm, name)
+        self.screen.begin(" ".join(part for part in (self.cell.corpus, arm.name) if part is not None))
+        if not (folder / results.METRICS).is_file():
+            results.write_json(folder / results.METRICS, measure())
+            gc.collect()
+        self.screen.done()
+        return results.read_metrics(folder)

@@ -1,0 +1,238 @@
+"""The tables of an experiment: means and deviations beside the paper's own figures, as Markdown, JSON and on screen."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prefixtune import metrics
+from prefixtune.errors import ConfigError
+from prefixtune.reproduce import search
+from prefixtune.reproduce.experiment import Arm, Cell, Trained, Variable
+from prefixtune.reproduce.runner import Findings, Row
+from prefixtune.training import results
+
+MARKDOWN, JSON = "table.md", "table.json"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The same number of several runs, in the papers' unit; the deviation is that of a sample, None for one run."""
+
+    mean: float
+    deviation: float | None
+    values: list[float]
+
+    def told(self) -> str:
+        """`84.12 ± 0.31`."""
+        return f"{self.mean:.2f}" + ("" if self.deviation is None else f" ± {self.deviation:.2f}")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One table: a title, the names of its columns and its lines."""
+
+    title: str
+    columns: list[str]
+    lines: list[list[str]]
+
+
+def measured(row: Row, test: str, metric: str) -> Measured | None:
+    """What the runs of a row scored; None where none has such a score."""
+    values = [run["tests"][test][metric] * factor(metric) for run in row.runs if metric in run["tests"].get(test, {})]
+    return of(values) if values else None
+
+
+def of(values: Sequence[float]) -> Measured:
+    """Mean and deviation."""
+    return Measured(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None, list(values))
+
+
+def factor(metric: str) -> float:
+    """What brings a score to the papers' unit."""
+    try:
+        return metrics.find(metric).paper_factor
+    except ConfigError:
+        return 1.0
+
+
+def grids(found: Findings) -> list[Grid]:
+    """A table a corpus and size, then the means over corpora."""
+    cells = list(dict.fromkeys((row.cell.corpus, row.cell.size) for row in found.rows))
+    tables = [_cell_grid(found, [row for row in found.rows if (row.cell.corpus, row.cell.size) == c]) for c in cells]
+    return tables + _means(found)
+
+
+def tests_of(found: Findings, cell: Cell) -> list[str]:
+    """The names of a cell's tests."""
+    return list(found.materials[cell.corpus].tests) if cell.corpus else []
+
+
+def metrics_of(found: Findings, cell: Cell) -> list[str]:
+    """The metrics of a cell's corpus that some run has a score of."""
+    if not cell.corpus:
+        return []
+    rows = [row for row in found.rows if row.cell.corpus == cell.corpus]
+    return [
+        metric
+        for metric in found.materials[cell.corpus].metrics
+        if any(measured(row, test, metric) for row in rows for test in tests_of(found, cell))
+    ]
+
+
+def _cell_grid(found: Findings, rows: Sequence[Row]) -> Grid:
+    cell = rows[0].cell
+    names, tests = metrics_of(found, cell), tests_of(found, cell)
+    figures = [f for f in found.plan.experiment.figures if f.corpus == cell.corpus and f.metric in names]
+    bases = list(dict.fromkeys((f.base, f.unverified) for f in figures)) if cell.size is None else []
+    columns = ["row", *(["test"] if len(tests) > 1 else []), *names]
+    columns += [f"paper, {base}" + (" (unverified)" if unverified else "") for base, unverified in bases]
+    columns += ["trained", "stored", "% of base", *(["seconds", "chosen"] if cell.corpus else [])]
+    lines = []
+    for row in rows:
+        for test in tests or [""]:
+            values = [measured(row, test, name) for name in names]
+            line = [row.arm.name, *([test] if len(tests) > 1 else [])]
+            line += ["–" if value is None else value.told() for value in values]
+            for base, _ in bases:
+                theirs = {
+                    f.metric: f.value
+                    for f in figures
+                    if f.base == base and f.arm == row.arm.name and f.test in (test, None)
+                }
+                line.append(" / ".join(f"{theirs[name]:g}" for name in names if name in theirs) or "–")
+            lines.append([*line, *_sizes(row), *(_cost(row) if cell.corpus else [])])
+    size = "" if cell.size is None else f", {cell.size} training examples"
+    return Grid(f"{cell.corpus}{size}" if cell.corpus else "parameters", columns, lines)
+
+
+def _sizes(row: Row) -> list[str]:
+    if not row.runs:
+        return ["–"] * 3
+    sizes = [run["parameters"] for run in row.runs]
+    trained, stored, share = (statistics.mean(s[key] for s in sizes) for key in ("trained", "stored", "stored_percent"))
+    return [f"{trained:,.0f}", f"{stored:,.0f}", f"{share:.3f}"]
+
+
+def _cost(row: Row) -> list[str]:
+    seconds = f"{statistics.mean(run['seconds'] for run in row.runs):.0f}" if row.runs else "–"
+    diverged = f"; {row.diverged} of {row.diverged + len(row.runs)} runs diverged" if row.diverged else ""
+    return [seconds, (row.chosen.told() if row.chosen else "–") + diverged]
+
+
+def _means(found: Findings) -> list[Grid]:
+    """Means over the corpora that are compared by one metric: SuperGLUE's accuracies, NER's F1."""
+    groups: dict[tuple[str, int | None], list[Cell]] = {}
+    for cell in dict.fromkeys(row.cell for row in found.rows):
+        if names := metrics_of(found, cell):
+            groups.setdefault((names[0], cell.size), []).append(cell)
+    tables = []
+    for (metric, size), cells in groups.items():
+        if len(cells) < 2:
+            continue
+        lines = []
+        for name in dict.fromkeys(row.arm.name for row in found.rows):
+            rows = {row.cell: row for row in found.rows if row.arm.name == name}
+            scores = [measured(rows[cell], tests_of(found, cell)[-1], metric) for cell in cells if cell in rows]
+            if len(scores) == len(cells) and all(scores):
+                lines.append([name, f"{statistics.mean(score.mean for score in scores if score):.2f}"])
+        told = ", ".join(str(cell.corpus) for cell in cells)
+        few = "" if size is None else f", {size} training examples"
+        tables.append(Grid(f"mean over {told}{few}", ["row", metric], lines))
+    return tables
+
+
+def caption(found: Findings) -> list[str]:
+    """What a reader must know of the tables, a sentence or two each."""
+    plan, experiment = found.plan, found.plan.experiment
+    lines = [f"{experiment.paper}: {experiment.shows}.", f"Base model: {plan.options.model}."]
+    if found.materials:
+        trials = search.count_trials(experiment, plan.options)
+        lines.append(
+            f"Mean ± sample deviation over {len(plan.draws) * len(plan.seeds)} runs a row "
+            + (f"({len(plan.draws)} subsets x {len(plan.seeds)} seeds)" if len(plan.draws) > 1 else "(seeds)")
+            + f", seeds {', '.join(map(str, plan.seeds))}. "
+            + (
+                f"Every row had {trials} trials with seed {plan.seeds[0]}, chosen among on development data alone; the "
+                "test data were scored once, with the choice."
+                if trials > 1
+                else "Nothing was searched: every row has one setting."
+            )
+        )
+        changed = {"--limit": plan.options.limit, **plan.options.changes(), "lr": plan.options.lr}
+        changed |= {"lengths": plan.options.lengths, "sizes": plan.options.sizes, "rows": plan.options.methods}
+        told = ", ".join(f"{name} {value}" for name, value in changed.items() if value is not None)
+        lines.append(f"Changed from the paper's recipe: {told or 'nothing'}.")
+        lines += [f"Recipe of {corpus}: {_recipe(found, corpus)}." for corpus in found.materials]
+        same = [corpus for corpus, one in found.materials.items() if "dev" in one.tests]
+        if same:
+            lines.append(f"{', '.join(same)}: scored on the development set that also chose, as the papers do.")
+        absent = {name: metrics.missing(name) for one in found.materials.values() for name in one.metrics}
+        lines += [f"Left out: {name}: {reason}" for name, reason in absent.items() if reason]
+    reasons = {row.arm.name: row.reason for row in found.rows if row.reason}
+    lines += [f"Left out: {name}: {reason}" for name, reason in reasons.items()]
+    if plan.options.quick:
+        lines.append("A smoke run (--quick): its numbers mean nothing.")
+    if experiment.notes:
+        lines.append(experiment.notes)
+    if any(figure.unverified for figure in experiment.figures):
+        lines.append("unverified: the figure could not be checked against the paper's own text.")
+    return lines + [f"Left out: {corpus}: {reason}" for corpus, reason in found.left_out.items()]
+
+
+def _recipe(found: Findings, corpus: str) -> str:
+    recipe = found.plan.experiment.recipe(next(row.cell for row in found.rows if row.cell.corpus == corpus))
+    return ", ".join(f"{name} {value}" for name, value in {**recipe, **found.plan.options.changes()}.items())
+
+
+def markdown(found: Findings) -> str:
+    """The whole page."""
+    parts = [f"# {found.plan.name}", *caption(found)]
+    for grid in grids(found):
+        rules = ["---", *["---:"] * (len(grid.columns) - 1)]
+        lines = [grid.columns, rules, *grid.lines]
+        parts += [f"## {grid.title}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def as_json(found: Findings) -> dict[str, Any]:
+    """Everything that the tables were made of."""
+    return {
+        "experiment": found.plan.name,
+        "caption": caption(found),
+        "options": found.plan.options.record(),
+        "seeds": found.plan.seeds,
+        "rows": [_row_json(found, row) for row in found.rows],
+        "paper": [vars(figure) for figure in found.plan.experiment.figures],
+        "left_out": found.left_out,
+        "versions": results.versions(),
+    }
+
+
+def _row_json(found: Findings, row: Row) -> dict[str, Any]:
+    scores = {
+        test: {name: vars(value) for name in metrics_of(found, row.cell) if (value := measured(row, test, name))}
+        for test in tests_of(found, row.cell)
+    }
+    return {
+        "corpus": row.cell.corpus,
+        "size": row.cell.size,
+        "row": row.arm.name,
+        "x": row.arm.x,
+        **_what(row.arm),
+        "scores": scores,
+        "parameters": row.runs[0]["parameters"] if row.runs else None,
+        "seconds": [run.get("seconds") for run in row.runs],
+        "chosen": None if row.chosen is None else {**row.chosen.recipe, **row.chosen.options},
+        "trials": [{**one.recipe, **one.options, "dev": value} for one, value in row.trials],
+        "diverged": row.diverged,
+        "reason": row.reason,
+    }
+
+
+def _what(arm: Arm) -> dict[str, Any]:
+    if isinstance(arm, Trained):
+        return {"kind": arm.kind, "options": dict(arm.options)}
+    return {"kind": type(arm).__name__.lower(), "options": dict(arm.options) if isinstance(arm, Variable) else {}}
