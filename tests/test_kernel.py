@@ -70,8 +70,13 @@ def formula(
     if causal:
         second = second.masked_fill(~torch.ones(second.shape[-2:], dtype=torch.bool).tril(), -math.inf)
     weights = torch.softmax(torch.cat([first, second], -1), -1)
-    through_prefix = torch.einsum("bhtp,hpd->bthd", weights[..., :P] * opened[:, None], prefix_value)
-    return through_prefix + torch.einsum("bhts,bhsd->bthd", weights[..., P:], value)
+    length = prefix_key.shape[1]
+    through_prefix = torch.einsum("bhtp,hpd->bthd", weights[..., :length] * opened[:, None], prefix_value)
+    return through_prefix + torch.einsum("bhts,bhsd->bthd", weights[..., length:], value)
+
+
+def some_rows(x: Tensor | None, rows: list[int]) -> Tensor | None:
+    return x if x is None or len(x) == 1 else x[rows]
 
 
 def left_padding(rows_without_text: bool = True) -> Tensor:
@@ -411,3 +416,39 @@ def test_merging_is_chosen_where_it_was_measured_to_pay() -> None:
     assert not pays(4, 256, 256, 20)
     assert pays(4, 256, 256, 20, torch.empty(4, 256, 20)) and not pays(4, 256, 256, 20, torch.empty(4, 1, 20))
     assert pays(64, 1, 64, 16) and pays(8, 1, 40, 512) and not pays(1, 1, 64, 16)
+
+
+@pytest.mark.parametrize("copied", [0, 2**15], ids=["a call each", "gathered"])
+@pytest.mark.parametrize("kind", masks())
+@pytest.mark.parametrize("sizes", [(D, D), (D, 4), (4, D)], ids=str)
+def test_rows_of_several_prefixes_are_each_the_formula(
+    kind: str, sizes: tuple[int, int], copied: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "GATHERED", copied)
+    mask, causal = masks()[kind]
+    generator = torch.Generator().manual_seed(3)
+    query, key, value, *_ = (x.detach() for x in tensors(sizes=sizes) if x is not None)
+    query, key, value = (torch.cat([x, x + 0.1, x - 0.1]) for x in (query, key, value))  # 6 rows
+    mask = mask if mask is None or len(mask) == 1 else torch.cat([mask] * 3)
+    prefixes = [
+        [torch.randn(2, length, size, generator=generator, dtype=torch.float64) for size in sizes]
+        for length in (P, 2, P)
+    ]
+    gate = torch.rand(1, T, P, generator=generator, dtype=torch.float64)
+    rows = [[4, 0], [1], [5]]  # and the rows 2 and 3 without a prefix
+    parts = [
+        attention.Part(torch.tensor(r), *prefix, gate if i == 2 else None)
+        for i, (r, prefix) in enumerate(zip(rows, prefixes, strict=True))
+    ]
+    with torch.no_grad():
+        found = kernel.mixed_attention(query, key, value, parts, mask, causal, SCALE)
+    for row in range(6):
+        part = next((part for part in parts if row in part.rows.tolist()), None)
+        if part is None and kind in ("infinite", "bool") and row % B == 0:
+            continue  # its first query sees nothing at all
+        keys, values = (part.key, part.value) if part is not None else (prefixes[0][0][:, :0], prefixes[0][1][:, :0])
+        own = [x[[row]] for x in (query, key, value)]
+        expected = formula(
+            *own, keys, values, None if part is None else part.gate, some_rows(mask, [row]), causal
+        )  # fmt: skip
+        torch.testing.assert_close(found[[row]], expected, rtol=1e-10, atol=1e-10)

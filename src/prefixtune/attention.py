@@ -6,7 +6,7 @@ Nothing here knows a model, a method or a file.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -173,6 +173,27 @@ def merging_pays(call: AttentionCall, length: int, gate: Tensor | None) -> bool:
     if T == 1:
         return B * (S + length) >= 512
     return S >= 512 or 4 * length > S or (gate is not None and gate.shape[1] > 1)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of a batch that have one prefix, in one layer."""
+
+    rows: Tensor  # [b]
+    key: Tensor  # [G, P, Dk]
+    value: Tensor  # [G, P, Dv]
+    gate: Tensor | None  # [b|1, T|1, P]; None = 1
+
+
+def merge_mixed(call: AttentionCall, parts: Sequence[Part]) -> Tensor:
+    """The joint attention of rows under prefixes of their own, or none: `[B, T, H, Dv]`. It has no gradient."""
+    call = cut_unwritten_keys(call)
+    mask, bias = call.mask, call.options.get("position_bias")
+    if bias is not None:
+        mask = add_mask(bias, visible_mask(call))
+    query, key, value = call.query, call.key, call.value
+    with torch.no_grad():
+        return kernel.mixed_attention(query, key, value, parts, mask, call.causal and mask is None, call.scale)
 
 
 def merge(call: AttentionCall, prefix_key: Tensor, prefix_value: Tensor, gate: Tensor | None) -> Tensor:

@@ -18,7 +18,8 @@ from prefixtune.attention import AttentionCall
 from prefixtune.errors import ConfigError, near_miss
 from prefixtune.geometry import Geometry
 from prefixtune.prefix import Prefix, Slot
-from prefixtune.seam import Group, Stack, seam
+from prefixtune.seam import Group, Stack
+from prefixtune.seat import seam
 
 BANK = "prefixtune"
 """The name of the bank among the model's children; gone after detach."""

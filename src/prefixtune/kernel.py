@@ -11,7 +11,8 @@ torch's own, given the merged output and log-sum-exp.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -51,18 +52,90 @@ def merged_attention(
     bool (True = visible) or additive, without a gradient; `causal` aligns the first query with the first key.
     A query whose every token is masked attends to the prefix alone. Differentiable once, in all but the mask.
     """
-    tensors = [query, key, value, prefix_key, prefix_value]
-    if torch.is_autocast_enabled(query.device.type):  # as torch's own attention does
-        dtype = torch.get_autocast_dtype(query.device.type)
-        tensors = [tensor.to(dtype) for tensor in tensors]
-    query, key, value, prefix_key, prefix_value = tensors
     Dk, Dv = query.shape[3], value.shape[3]
-    if Dk < Dv:  # flash attention has one head size; zeros add nothing to a score or to an output
-        query, key, prefix_key = (F.pad(tensor, (0, Dv - Dk)) for tensor in (query, key, prefix_key))
-    if Dv < Dk:
-        value, prefix_value = (F.pad(tensor, (0, Dk - Dv)) for tensor in (value, prefix_value))
+    query, key, prefix_key = (_sized(x, max(Dk, Dv)) for x in (query, key, prefix_key))
+    value, prefix_value = (_sized(x, max(Dk, Dv)) for x in (value, prefix_value))
     out = _Merged.apply(query, key, value, prefix_key, prefix_value, gate, mask, causal, scale)
     return out[..., :Dv].contiguous()
+
+
+class Part(Protocol):
+    """The rows `[b]` of a batch that have one prefix: its keys `[G, P, Dk]`, values `[G, P, Dv]` and gate."""
+
+    @property
+    def rows(self) -> Tensor: ...
+    @property
+    def key(self) -> Tensor: ...
+    @property
+    def value(self) -> Tensor: ...
+    @property
+    def gate(self) -> Tensor | None: ...
+
+
+def mixed_attention(
+    query: Tensor, key: Tensor, value: Tensor, parts: Sequence[Part], mask: Tensor | None, causal: bool, scale: float
+) -> Tensor:
+    """`merged_attention` where rows have prefixes of their own: `[B, T, H, Dv]`, contiguous. Without a gradient.
+
+    The text's part is one call for all rows. A row in no part has no prefix.
+    """
+    Dk, Dv = query.shape[3], value.shape[3]
+    query, key, value = (_sized(x, max(Dk, Dv)) for x in (query, key, value))
+    with torch.autocast(query.device.type, enabled=False):
+        out, lse = _flash(query, key, value, additive(mask, query.dtype), causal, scale)
+        together = [part for part in parts if _gathers(part)]
+        for part in parts if len(together) < 2 else [part for part in parts if not _gathers(part)]:
+            some, gate = query.index_select(0, part.rows), part.gate
+            keys, values = (_sized(x, max(Dk, Dv)).to(query.dtype) for x in (part.key, part.value))
+            attend = _by_position if _in_blocks(some, gate) else _by_sequence
+            _merge_rows(out, lse, part.rows, *attend(some, keys, values, gate, scale))
+        if len(together) > 1:
+            rows, keys, values, seen = _gathered(together, query.dtype, max(Dk, Dv))
+            _merge_rows(out, lse, rows, *_flash(query.index_select(0, rows), keys, values, seen, False, scale))
+    return out.transpose(1, 2)[..., :Dv].contiguous()
+
+
+GATHERED = 2**15
+"""Up to how many numbers a row's keys are copied for it, rather than attended to in a call of their own."""
+
+
+def _gathers(part: Part) -> bool:
+    """Whether rows of several prefixes take fewer calls: short prefixes, few rows each, nothing that gates them."""
+    return part.gate is None and part.key.numel() * len(part.rows) <= GATHERED
+
+
+def _gathered(parts: Sequence[Part], dtype: torch.dtype, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Rows `[b]` of several prefixes, each row's keys and values `[b, G, P, D]`, and what it sees `[b, 1, 1, P]`."""
+    longest = max(part.key.shape[1] for part in parts)
+    rows = torch.cat([part.rows for part in parts])
+    which = torch.repeat_interleave(torch.tensor([len(part.rows) for part in parts], device=rows.device))
+
+    def stacked(each: Sequence[Tensor]) -> Tensor:
+        ends = [x if x.shape[1] == longest else F.pad(x, (0, 0, 0, longest - x.shape[1])) for x in each]
+        return _sized(torch.stack(ends).to(dtype), size).index_select(0, which)
+
+    keys, values = stacked([part.key for part in parts]), stacked([part.value for part in parts])
+    lengths = torch.tensor([part.key.shape[1] for part in parts], device=rows.device)
+    if int(lengths.min()) == longest:
+        return rows, keys, values, None
+    seen = torch.arange(longest, device=rows.device) < lengths[which, None]  # [b, P]
+    return rows, keys, values, additive(seen[:, None, None], dtype)
+
+
+def _merge_rows(out: Tensor, lse: Tensor, rows: Tensor, prefix_out: Tensor, prefix_lse: Tensor) -> None:
+    """Merge the prefix's part of some rows into the text's, in place: out `[B, H, T, D]`, lse `[B, H, T]`."""
+    share = (prefix_lse - torch.logaddexp(lse.index_select(0, rows), prefix_lse)).exp_()[..., None].to(out.dtype)
+    out.index_copy_(0, rows, out.index_select(0, rows).lerp_(prefix_out, share))
+
+
+def _sized(x: Tensor, size: int) -> Tensor:
+    """In autocast's type, as torch's own attention has it, and with heads of this size.
+
+    Flash attention has one head size for keys and values; zeros add nothing to a score or to an output.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    return x if x.shape[-1] == size else F.pad(x, (0, size - x.shape[-1]))
 
 
 def prefix_attention(query: Tensor, prefix_key: Tensor, prefix_value: Tensor, scale: float) -> Tensor:

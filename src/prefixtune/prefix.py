@@ -151,6 +151,12 @@ def _plan_site(method: Method, geometry: Geometry, site: str, length: int | None
 class Prefix(nn.Module, ABC):
     """Keys and values for some layers of a frozen model, and how they are attended to."""
 
+    joint: ClassVar[bool] = True
+    """Whether prefix and text share one softmax, by `keys_values_for` and `gate` alone; else `attend` is its own."""
+
+    gated: ClassVar[bool] = False
+    """Whether it has gates."""
+
     reads: str = "none"
     """What the gates read of the input: 'token', 'first', 'mean' or 'none'."""
 
@@ -174,7 +180,7 @@ class Prefix(nn.Module, ABC):
 
     def attend(self, call: AttentionCall, slot: Slot) -> tuple[Tensor, Tensor | None]:
         """The attention of one layer under this prefix: `[B, T, H, Dv]`, and weights where the model gives them."""
-        return joint_attention(call, *self.keys_values_for(call, slot), gate=self.gate(call, slot))
+        return joint_attention(call, *self.keys_values_for(slot, call.made), gate=self.gate(call, slot))
 
     @abstractmethod
     def fold(self) -> dict[str, Tensor]:
@@ -188,9 +194,9 @@ class Prefix(nn.Module, ABC):
         """Keys and values that act alike in any engine's key/value cache; ConfigError when there are none such."""
         return self.keys_values(slot)
 
-    def keys_values_for(self, call: AttentionCall, slot: Slot) -> KeysValues:
-        """Keys and values of one layer in this forward, under the method's dropout."""
-        key, value = self.keys_values(slot) if call.made is None else call.made
+    def keys_values_for(self, slot: Slot, made: KeysValues | None) -> KeysValues:
+        """Keys and values of one layer in a forward that may have `made` them ahead, under the method's dropout."""
+        key, value = self.keys_values(slot) if made is None else made
         p = self.method.dropout
         return F.dropout(key, p, self.training), F.dropout(value, p, self.training)
 

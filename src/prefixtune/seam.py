@@ -1,9 +1,7 @@
-"""The seam: where a frozen model's attention layers meet a prefix.
+"""The seam, from above: every stack of layers (an encoder, a decoder) has a `Stack` that opens a `Forward` when the
+stack is called: which prefix each row of the batch has, where text stands. `seat.py` has the seam from below.
 
-Every attention layer that takes a prefix has a `Seat`; every stack of layers (an encoder, a decoder) has a `Stack`
-that opens a `Forward` when the stack is called: which prefix each row of the batch has, where text stands. The
-attention function registered with transformers finds the seat of its module and the open forward, and lets the prefix
-attend. Nothing that was computed from parameters outlives a forward.
+Nothing that was computed from parameters outlives a forward.
 """
 
 from __future__ import annotations
@@ -23,12 +21,10 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from prefixtune import packing
-from prefixtune.attention import AttentionCall, AttentionFunction, is_causal
+from prefixtune.attention import AttentionCall
 from prefixtune.errors import ConfigError, ModelError
-from prefixtune.geometry import Layer, attention_input, base_attention
 from prefixtune.packing import Packing
 from prefixtune.positions import (
-    bias_source,
     first_position,
     has_relative_bias,
     learned_positions,
@@ -38,9 +34,6 @@ from prefixtune.positions import (
 )
 from prefixtune.prefix import KeysValues, Prefix, Slot
 
-SEAT = "_prefixtune_seat"
-"""The attribute by which an attention module knows its seat; gone after detach."""
-
 
 @dataclass(frozen=True)
 class Group:
@@ -49,6 +42,11 @@ class Group:
     prefix: Prefix | None
     rows: Tensor | None
     made: Mapping[str, KeysValues] = field(default_factory=dict)  # what the prefix made ahead for this forward
+
+    def at(self, name: str) -> tuple[Prefix, Slot] | None:
+        """Its prefix and the prefix's slot in the layer `name`; None where there is none."""
+        slot = None if self.prefix is None else self.prefix.slots.get(name)
+        return None if self.prefix is None or slot is None else (self.prefix, slot)
 
     def ready(self, sites: Sequence[str]) -> Group:
         """The same group, at the start of a forward of a stack that has these sites."""
@@ -296,108 +294,3 @@ def _refuse_reentrant(function: Callable[..., Any]) -> None:
             "reentrant gradient checkpointing gives a prefix no gradient in the first layers; enable it with "
             "gradient_checkpointing_kwargs={'use_reentrant': False}"
         )
-
-
-class Seat:
-    """One attention module's place at the seam: its layers, in the order of its turns within a forward."""
-
-    def __init__(self, stack: Stack, layers: Sequence[Layer]) -> None:
-        self.stack = stack
-        self.layers = tuple(layers)
-
-    def note_hidden(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Forward pre-hook of the attention module: what it reads is what token gates read."""
-        forward = self.stack.running()
-        if forward is not None:
-            forward.hidden = attention_input(args, kwargs)
-
-    def attend(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
-        """The attention of this layer, each row under its own prefix."""
-        forward = self.stack.running()
-        if forward is None:
-            raise ModelError(
-                f"{type(call.module).__name__} ran outside a forward of {type(self.stack.module).__name__}, so it is "
-                "unknown which prefix each row has; call the model, not one of its layers"
-            )
-        turn = forward.turns[call.module]
-        forward.turns[call.module] += 1
-        layer = self.layers[turn % len(self.layers)]
-        name = f"{layer.site}.{layer.index}"
-        call = replace(call, hidden=forward.hidden)
-        if forward.packing is not None:
-            call = packing.taken_apart(call, forward.packing)
-        call = replace(call, real=forward.real(call.query.shape[2]))
-        forward.hidden = None
-        if len(forward.groups) > 1 and call.query.shape[0] != forward.batch:
-            raise ConfigError(
-                f"{type(call.module).__name__} cuts {forward.batch} rows into {call.query.shape[0]} pieces, so a "
-                "prefix for each row cannot be told apart there; use one prefix for the whole batch"
-            )
-        out, weights = self._attend_groups(name, call, forward)
-        return (out, weights) if forward.packing is None else (forward.packing.row(out)[None], None)
-
-    def _attend_groups(self, name: str, call: AttentionCall, forward: Forward) -> tuple[Tensor, Tensor | None]:
-        parts = [self._attend_group(group, name, call, forward) for group in forward.groups]
-        if len(parts) == 1:
-            return parts[0]
-        order = torch.cat([group.rows for group in forward.groups if group.rows is not None])
-        back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-        return torch.cat([out for out, _ in parts]).index_select(0, back), None
-
-    def _attend_group(
-        self, group: Group, name: str, call: AttentionCall, forward: Forward
-    ) -> tuple[Tensor, Tensor | None]:
-        slot = group.prefix.slots.get(name) if group.prefix is not None else None
-        if slot is not None and group.prefix is not None:
-            if group.prefix.reads == "first":
-                assert call.hidden is not None
-                call = replace(call, start=self.stack.start(forward, slot, call.hidden))
-            call = replace(
-                call,
-                made=group.made.get(name),
-                prefix_mask=scrolled(group.prefix, slot, forward),
-                prefix_bias=self._prefix_bias(group.prefix, slot, call, forward),
-            )
-        if group.rows is not None:
-            call = call.select(group.rows)
-        if slot is None or group.prefix is None:
-            return call.run_base()
-        for watch in self.stack.chooser.watchers:
-            watch(group.prefix, slot, call)
-        return group.prefix.attend(call, slot)
-
-    def _prefix_bias(self, prefix: Prefix, slot: Slot, call: AttentionCall, forward: Forward) -> Tensor | None:
-        """A relative position bias `[1, H, T, P]` for a prefix that stands at positions before the text."""
-        offset = prefix.offsets[self.stack.site]
-        if not offset or call.options.get("position_bias") is None or slot.layer.site == "cross":
-            return None
-        source = bias_source(call.module, self.stack.module)
-        T, seen = call.query.shape[2], forward.past + offset
-        bias = source.compute_bias(T, seen + T, device=call.query.device, past_seen_tokens=seen)
-        return bias[..., : slot.length]
-
-
-def scrolled(prefix: Prefix, slot: Slot, forward: Forward) -> Tensor | None:
-    """`[B, 1, T, P]`: which prefix positions are still inside the sliding window; None when all stay visible."""
-    window = slot.layer.window
-    if prefix.method.window != "scroll" or window is None or forward.positions is None:
-        return None
-    standing = torch.arange(slot.length, device=forward.positions.device)
-    distance = forward.positions[:, None, :, None] + prefix.offsets["decoder"] - standing
-    return distance < window
-
-
-def seam(kind: str) -> AttentionFunction:
-    """The attention function registered with transformers for models that run `kind`, 'sdpa' or 'eager', without it."""
-
-    def prefix_attention(
-        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
-    ) -> tuple[Tensor, Tensor | None]:
-        base = base_attention(module, kind)
-        seat = vars(module).get(SEAT)
-        if seat is None:
-            return base(module, query, key, value, mask, **options)
-        causal = kind == "sdpa" and is_causal(mask, options, module, query.shape[2])
-        return seat.attend(AttentionCall(module, query, key, value, mask, options, base, causal))
-
-    return prefix_attention

@@ -16,7 +16,8 @@ from prefixtune.bank import BANK, SEAM, Bank, bank_of
 from prefixtune.errors import ConfigError, ModelError
 from prefixtune.heads import HeadSwitch, copy_heads, head_names
 from prefixtune.prefix import Method, Prefix, Slot, plan
-from prefixtune.seam import SEAT, Seat, Stack, seam
+from prefixtune.seam import Stack
+from prefixtune.seat import SEAT, Seat, seam
 
 _banks: WeakSet[Bank] = WeakSet()
 

@@ -65,6 +65,8 @@ class ZeroInitPrefix(Method):
 class SeparatePrefix(Prefix):
     """Free keys and values in a softmax of their own."""
 
+    joint = False
+
     def __init__(self, method: ZeroInitPrefix, slots: Sequence[Slot], start: Mapping[str, KeysValues]) -> None:
         super().__init__(method, slots)
         self.free = FreeKeysValues(slots, start)
@@ -80,7 +82,7 @@ class SeparatePrefix(Prefix):
 
     def attend(self, call: AttentionCall, slot: Slot) -> tuple[Tensor, Tensor | None]:
         return separate_attention(
-            call, *self.keys_values_for(call, slot), factor=torch.tanh(self.factors[inner_name(slot)])
+            call, *self.keys_values_for(slot, call.made), factor=torch.tanh(self.factors[inner_name(slot)])
         )
 
     def fold(self) -> dict[str, Tensor]:

@@ -58,7 +58,7 @@ def generate_batch(
     decoding: Decoding,
 ) -> list[str]:  # fmt: skip
     """One answer a prompt, all in one batch."""
-    ids, mask = _padded(prompts, tokenizer.pad_token_id, left=not model.config.is_encoder_decoder)
+    ids, mask = padded(prompts, tokenizer.pad_token_id, left=not model.config.is_encoder_decoder)
     width = 0 if model.config.is_encoder_decoder else ids.shape[1]
     most = decoding.max_new_tokens
     if width and window.positions is not None:
@@ -120,7 +120,7 @@ def _generation_options(
     return options
 
 
-def _padded(prompts: Sequence[list[int]], pad: int, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def padded(prompts: Sequence[list[int]], pad: int, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and attention mask `[B, T]`."""
     import torch
 

@@ -1,0 +1,162 @@
+"""The seam, from below: every attention layer that takes a prefix has a `Seat`.
+
+The attention function registered with transformers finds the seat of its module and the forward that its stack has
+open, and lets each row's prefix attend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prefixtune import attention, packing
+from prefixtune.attention import AttentionCall, AttentionFunction, Part, is_causal
+from prefixtune.errors import ConfigError, ModelError
+from prefixtune.geometry import Layer, attention_input, base_attention
+from prefixtune.positions import bias_source
+from prefixtune.prefix import Prefix, Slot
+from prefixtune.seam import Forward, Group, Stack
+
+SEAT = "_prefixtune_seat"
+"""The attribute by which an attention module knows its seat; gone after detach."""
+
+
+class Seat:
+    """One attention module's place at the seam: its layers, in the order of its turns within a forward."""
+
+    def __init__(self, stack: Stack, layers: Sequence[Layer]) -> None:
+        self.stack = stack
+        self.layers = tuple(layers)
+
+    def note_hidden(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Forward pre-hook of the attention module: what it reads is what token gates read."""
+        forward = self.stack.running()
+        if forward is not None:
+            forward.hidden = attention_input(args, kwargs)
+
+    def attend(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
+        """The attention of this layer, each row under its own prefix."""
+        forward = self.stack.running()
+        if forward is None:
+            raise ModelError(
+                f"{type(call.module).__name__} ran outside a forward of {type(self.stack.module).__name__}, so it is "
+                "unknown which prefix each row has; call the model, not one of its layers"
+            )
+        turn = forward.turns[call.module]
+        forward.turns[call.module] += 1
+        layer = self.layers[turn % len(self.layers)]
+        name = f"{layer.site}.{layer.index}"
+        call = replace(call, hidden=forward.hidden)
+        if forward.packing is not None:
+            call = packing.taken_apart(call, forward.packing)
+        call = replace(call, real=forward.real(call.query.shape[2]))
+        forward.hidden = None
+        if len(forward.groups) > 1 and call.query.shape[0] != forward.batch:
+            raise ConfigError(
+                f"{type(call.module).__name__} cuts {forward.batch} rows into {call.query.shape[0]} pieces, so a "
+                "prefix for each row cannot be told apart there; use one prefix for the whole batch"
+            )
+        out, weights = self._attend_groups(name, call, forward)
+        return (out, weights) if forward.packing is None else (forward.packing.row(out)[None], None)
+
+    def _attend_groups(self, name: str, call: AttentionCall, forward: Forward) -> tuple[Tensor, Tensor | None]:
+        if len(forward.groups) == 1:
+            return self._attend_group(forward.groups[0], name, call, forward)
+        if self._merges(name, call, forward):
+            return self._attend_merged(name, call, forward), None
+        parts = [self._attend_group(group, name, call, forward) for group in forward.groups]
+        order = torch.cat([group.rows for group in forward.groups if group.rows is not None])
+        back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        return torch.cat([out for out, _ in parts]).index_select(0, back), None
+
+    def _merges(self, name: str, call: AttentionCall, forward: Forward) -> bool:
+        """Whether the text's part can be the same for all rows, whatever their prefixes."""
+        taken = [found for group in forward.groups if (found := group.at(name)) is not None]
+        return (
+            not torch.is_grad_enabled()
+            and attention.can_merge(call)
+            and all(prefix.joint and scrolled(prefix, slot, forward) is None for prefix, slot in taken)
+            and all(self._prefix_bias(prefix, slot, call, forward) is None for prefix, slot in taken)
+        )
+
+    def _attend_merged(self, name: str, call: AttentionCall, forward: Forward) -> Tensor:
+        """Every row at once for the text, and each prefix's rows for the prefix."""
+        # No gate looks at the text's keys and values, which are many: they need not be picked.
+        lean = replace(call, key=call.key[:0], value=call.value[:0], mask=None, options={})
+        parts = []
+        for group in forward.groups:
+            if group.rows is not None and (found := group.at(name)) is not None:
+                prefix, slot = found
+                gate = None
+                if prefix.gated or self.stack.chooser.watchers:
+                    gate = prefix.gate(self._call_of(group, prefix, slot, lean, forward), slot)
+                parts.append(Part(group.rows, *prefix.keys_values_for(slot, group.made.get(name)), gate))
+        return attention.merge_mixed(call, parts)
+
+    def _attend_group(
+        self, group: Group, name: str, call: AttentionCall, forward: Forward
+    ) -> tuple[Tensor, Tensor | None]:
+        found = group.at(name)
+        if found is None:
+            return (call if group.rows is None else call.select(group.rows)).run_base()
+        prefix, slot = found
+        return prefix.attend(self._call_of(group, prefix, slot, call, forward), slot)
+
+    def _call_of(
+        self, group: Group, prefix: Prefix, slot: Slot, call: AttentionCall, forward: Forward
+    ) -> AttentionCall:
+        """The call as a group's prefix sees it: its rows, and what the forward knows of them. Watchers see it too."""
+        if prefix.reads == "first":
+            assert call.hidden is not None
+            call = replace(call, start=self.stack.start(forward, slot, call.hidden))
+        call = replace(
+            call,
+            made=group.made.get(slot.key),
+            prefix_mask=scrolled(prefix, slot, forward),
+            prefix_bias=self._prefix_bias(prefix, slot, call, forward),
+        )
+        if group.rows is not None:
+            call = call.select(group.rows)
+        for watch in self.stack.chooser.watchers:
+            watch(prefix, slot, call)
+        return call
+
+    def _prefix_bias(self, prefix: Prefix, slot: Slot, call: AttentionCall, forward: Forward) -> Tensor | None:
+        """A relative position bias `[1, H, T, P]` for a prefix that stands at positions before the text."""
+        offset = prefix.offsets[self.stack.site]
+        if not offset or call.options.get("position_bias") is None or slot.layer.site == "cross":
+            return None
+        source = bias_source(call.module, self.stack.module)
+        T, seen = call.query.shape[2], forward.past + offset
+        bias = source.compute_bias(T, seen + T, device=call.query.device, past_seen_tokens=seen)
+        return bias[..., : slot.length]
+
+
+def scrolled(prefix: Prefix, slot: Slot, forward: Forward) -> Tensor | None:
+    """`[B, 1, T, P]`: which prefix positions are still inside the sliding window; None when all stay visible."""
+    window = slot.layer.window
+    if prefix.method.window != "scroll" or window is None or forward.positions is None:
+        return None
+    standing = torch.arange(slot.length, device=forward.positions.device)
+    distance = forward.positions[:, None, :, None] + prefix.offsets["decoder"] - standing
+    return distance < window
+
+
+def seam(kind: str) -> AttentionFunction:
+    """The attention function registered with transformers for models that run `kind`, 'sdpa' or 'eager', without it."""
+
+    def prefix_attention(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        base = base_attention(module, kind)
+        seat = vars(module).get(SEAT)
+        if seat is None:
+            return base(module, query, key, value, mask, **options)
+        causal = kind == "sdpa" and is_causal(mask, options, module, query.shape[2])
+        return seat.attend(AttentionCall(module, query, key, value, mask, options, base, causal))
+
+    return prefix_attention
