@@ -11,7 +11,12 @@ import torch
 import zoo
 from test_contract import VARIANTS, attached, close, enable_checkpointing, leave_start, make_method, switch_off_dropout
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, DataCollatorWithFlattening, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    BertForTokenClassification,
+    DataCollatorWithFlattening,
+    PreTrainedModel,
+)
 from transformers.masking_utils import find_packed_sequence_indices
 
 import prefixtune as pt
@@ -148,6 +153,14 @@ def test_a_prefix_that_scrolls_out_of_the_window_does_so_in_each_example() -> No
         close(together, torch.cat([alone(model, ids) for ids in texts((20, 12))]))
 
 
+@pytest.mark.parametrize("reads", ["token", "first", "mean"])
+def test_the_gates_of_a_packed_row_are_those_of_its_examples(reads: str) -> None:
+    model = attached(zoo.BY_NAME["bert"], f"adaptive-{reads}")
+    together = pt.gates(model, **packed(model, texts()))["encoder"]
+    apart = [pt.gates(model, input_ids=ids[None])["encoder"] for ids in texts()]
+    close(together, torch.cat(apart))
+
+
 def calls_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> list[AttentionCall]:
     calls: list[AttentionCall] = []
     bank = model.get_submodule("prefixtune")
@@ -212,6 +225,17 @@ def test_two_packed_rows_are_refused() -> None:
         model(**{name: value.repeat(2, 1) for name, value in row.items()})
 
 
+def test_heads_of_different_prefixes_over_one_row_are_refused() -> None:
+    model = BertForTokenClassification(zoo.BY_NAME["bert"].make().config)
+    for name in ("one", "two"):
+        pt.attach(model, make_method("p_tuning_v2"), name=name)
+    row = packed(model, texts())
+    with pt.using(model, "one"):
+        assert model(**row).logits.shape[:2] == (1, sum(LENGTHS))
+    with pt.using(model, ["one", "two", "one", "two"]), pytest.raises(ConfigError, match="names 4 rows but the batch"):
+        model(**row)
+
+
 def test_roberta_positions_that_begin_in_the_padding_are_refused() -> None:
     model = attached(zoo.BY_NAME["roberta"], "p_tuning_v2")
     row = packed(model, texts())
@@ -226,6 +250,12 @@ def test_a_forward_proves_which_models_pack(architecture: zoo.Architecture) -> N
     assert (layout.refusal(model) is None) == (architecture in PACKABLE)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_the_proof_knows_the_rounding_of_other_dtypes(dtype: torch.dtype) -> None:
+    for name in ("llama", "gemma2", "bert"):
+        assert layout.refusal(attached(zoo.BY_NAME[name], "p_tuning_v2", dtype)) is None, name
+
+
 def test_the_proof_finds_a_model_whose_tokens_meet_outside_attention() -> None:
     model = attached(zoo.BY_NAME["llama"], "p_tuning_v2")
     mixing = model.model.layers[0].mlp
@@ -237,11 +267,11 @@ def test_a_model_without_a_prefix_is_padded() -> None:
     pads, packs = (lambda features: {}), (lambda features: {})
     model = zoo.BY_NAME["llama"].make()
     assert layout.choose(model, pads, packs, shifted=True).collate is pads
-    with pytest.raises(ConfigError, match="packing='on': without a prefix"):
-        layout.choose(model, pads, packs, shifted=True, wanted="on")
+    with pytest.raises(ConfigError, match="packing='always': without a prefix"):
+        layout.choose(model, pads, packs, shifted=True, wanted="always")
     pt.attach(model, make_method("p_tuning_v2"))
-    assert layout.choose(model, pads, packs, shifted=True, wanted="on").collate is packs
-    assert layout.choose(model, pads, packs, shifted=True, wanted="off").collate is pads
+    assert layout.choose(model, pads, packs, shifted=True, wanted="always").collate is packs
+    assert layout.choose(model, pads, packs, shifted=True, wanted="never").collate is pads
 
 
 # --- the arithmetic ----------------------------------------------------------------------------------------------
@@ -351,10 +381,10 @@ RUNS = [
 def test_packed_training_is_padded_training(tmp_path: Path, task: str, base: str, options: dict[str, Any]) -> None:
     folder = MAKE[base](tmp_path / "base")
     found = []
-    for wanted in ("on", "off"):
+    for wanted in ("always", "never"):
         trainer = trainer_of(config(tmp_path, task, folder, packing=wanted, **options))
         batch = next(iter(trainer.get_train_dataloader()))
-        assert (len(batch["input_ids"]) == 1) == (wanted == "on")
+        assert (len(batch["input_ids"]) == 1) == (wanted == "always")
         assert layout.examples(batch) == 8
         trainer.train()
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -370,12 +400,12 @@ def test_packing_is_on_by_default_where_it_is_exact(tmp_path: Path) -> None:
     assert len(next(iter(trainer.get_train_dataloader()))["input_ids"]) == 1
 
 
-def test_packing_on_is_refused_where_it_cannot_be(tmp_path: Path) -> None:
-    run = config(tmp_path, "text2text", tiny.encoder_decoder(tmp_path / "base"), packing="on")
-    with pytest.raises(ConfigError, match="packing='on': this task's labels do not stand at tokens of one row"):
+def test_packing_always_is_refused_where_it_cannot_be(tmp_path: Path) -> None:
+    run = config(tmp_path, "text2text", tiny.encoder_decoder(tmp_path / "base"), packing="always")
+    with pytest.raises(ConfigError, match="packing='always': this task's labels do not stand at tokens of one row"):
         trainer_of(run)
-    with pytest.raises(ConfigError, match="unknown packing 'onn'; did you mean 'on'"):
-        config(tmp_path, "tagging", "m", packing="onn")
+    with pytest.raises(ConfigError, match="unknown packing 'alway'; did you mean 'always'"):
+        config(tmp_path, "tagging", "m", packing="alway")
 
 
 @pytest.mark.parametrize(("task", "base"), [("text2text", "gpt2"), ("tagging", "bert")])

@@ -25,7 +25,7 @@ from prefixtune.geometry import quiet_evaluation, tiny_inputs
 from prefixtune.packing import IGNORED
 from prefixtune.positions import first_position, learned_positions
 
-PACKING = ("auto", "on", "off")
+PACKING = ("auto", "always", "never")
 
 Batch = Mapping[str, Any]
 Collate = Callable[[list[Any]], dict[str, Any]]
@@ -72,19 +72,19 @@ def choose(
     Args:
         pad: what pads a list of features.
         pack: what packs it; None where a task's labels do not stand at tokens of their own.
-        wanted: 'auto' packs where a forward proves it right, 'on' raises where it does not, 'off' pads.
+        wanted: 'auto' packs where a forward proves it right, 'always' raises where it does not, 'never' pads.
 
     Raises:
-        ConfigError: `wanted` is 'on', and packing is not possible.
+        ConfigError: `wanted` is 'always', and packing is not possible.
     """
     if wanted not in PACKING:
         raise ConfigError(f"unknown packing {wanted!r}{near_miss(wanted, PACKING)}")
     reason = "this task's labels do not stand at tokens of one row" if pack is None else None
-    if pack is not None and wanted != "off":
+    if pack is not None and wanted != "never":
         reason = refusal(model)
-    if reason is not None and wanted == "on":
-        raise ConfigError(f"packing='on': {reason}; expected packing='auto' or 'off', which pad")
-    packs = pack is not None and reason is None and wanted != "off"
+    if reason is not None and wanted == "always":
+        raise ConfigError(f"packing='always': {reason}; expected packing='auto' or 'never', which pad")
+    packs = pack is not None and reason is None and wanted != "never"
     return Layout(pack if packs and pack is not None else pad, shifted, picks_logits(model))
 
 

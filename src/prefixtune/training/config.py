@@ -10,7 +10,7 @@ from prefixtune.errors import ConfigError, near_miss
 LOSSES = ("token_mean", "sentence_sum")
 PRECISIONS = ("fp32", "bf16", "fp16")
 TAG_SCHEMES = ("as_given", "iob2")
-PACKING = ("auto", "on", "off")
+PACKING = ("auto", "always", "never")
 
 
 @dataclass(kw_only=True)
@@ -120,7 +120,7 @@ class RunConfig:
     """Save memory by computing activations twice."""
 
     packing: str = "auto"
-    """Training batches as one row without padding: 'auto' (where that is exact; text2text, tagging), 'on' or 'off'."""
+    """Training batches as one row without padding: 'auto' (where that is exact), 'always' (or refuse) or 'never'."""
 
     metric: str | None = None
     """What chooses the best checkpoint: loss, or a metric of the task. Default: f1 or accuracy; text2text: loss."""
