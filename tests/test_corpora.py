@@ -12,6 +12,7 @@ import pytest
 from prefixtune import corpora, metrics, tasks
 from prefixtune.corpora import e2e, news, wsc
 from prefixtune.errors import ConfigError, DataError
+from prefixtune.tasks import Table
 from prefixtune.tasks.text2text import grouped
 
 
@@ -356,6 +357,43 @@ def test_every_corpus_names_a_task_and_metrics_that_there_are(name: str) -> None
     assert corpus.task in tasks.names()
     for metric in corpus.metrics:
         assert metrics.find(metric)
+
+
+# --- scores ------------------------------------------------------------------------------------------------------
+
+
+def prepared(corpus: corpora.Corpus, rows: list[dict[str, Any]]) -> Any:
+    given = Table("data", rows, list(range(1, len(rows) + 1)))
+    return tasks.find(corpus.task).learn(given, **corpus.options).prepared(given)
+
+
+def test_texts_are_scored_one_a_source_against_all_its_references() -> None:
+    corpus = corpora.find("xsum")
+    table = prepared(corpus, [{"source": s, "target": t} for s, t in (("x", "a b"), ("y", "c d"), ("x", "e f"))])
+    assert corpus.score(["e f", "c d"], table) == ({"rouge1": 1.0, "rouge2": 1.0, "rougeL": 1.0}, {})
+
+
+def test_what_is_left_out_is_told_beside_the_scores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # no Java
+    corpus = corpora.find("webnlg")
+    scores, left_out = corpus.score(["a b c d"], prepared(corpus, [{"source": "x", "target": "a b c d"}]))
+    assert scores == {"bleu_webnlg": pytest.approx(100), "ter_webnlg": 0.0}
+    assert list(left_out) == ["meteor_webnlg"]
+
+
+def test_tags_of_words_that_were_cut_off_are_no_entities() -> None:
+    corpus = corpora.find("wnut")
+    table = prepared(corpus, [{"tokens": ["a", "b", "c"], "tags": ["B-X", "O", "B-X"]}])
+    scores, _ = corpus.score([["B-X"]], table)
+    assert scores == {"entity_f1": pytest.approx(2 / 3), "entity_precision": 1.0, "entity_recall": 0.5}
+
+
+def test_multirc_is_scored_by_question_and_copa_by_the_number_of_the_choice() -> None:
+    corpus = corpora.find("multirc")
+    scores, _ = corpus.score(["1", "1"], prepared(corpus, EXPECTED["multirc"]))
+    assert scores == {"f1a:1": pytest.approx(2 / 3), "exact_match": 0.0}
+    corpus = corpora.find("copa")
+    assert corpus.score([1], prepared(corpus, EXPECTED["copa"])) == ({"accuracy": 1.0}, {})
 
 
 # --- the real files ----------------------------------------------------------------------------------------------

@@ -241,6 +241,7 @@ def test_multirc_counts_answers_and_whole_questions() -> None:
     marked = [("q1", "1"), ("q1", "0"), ("q2", "1"), ("q2", "1"), ("q3", "0")]
     found = ["1", "0", "1", "0", "0"]
     assert metrics.score("f1a:1", found, marked) == pytest.approx(2 * 2 / (3 + 2))
+    assert metrics.score("f1a:1", ["0"], [("q1", "0")]) == 0.0
     assert metrics.score("exact_match", found, marked) == pytest.approx(2 / 3)  # q2 is half right, so wrong
 
 

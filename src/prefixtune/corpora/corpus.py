@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from prefixtune import metrics
 from prefixtune.errors import DataError
 from prefixtune.tasks.readers import Row, Table, read
+from prefixtune.tasks.text2text import grouped
 
 _LOADABLE = ("*.parquet", "*.arrow", "README.md")
 """What a folder holds that the datasets library knows how to load."""
@@ -73,6 +75,18 @@ class Corpus(abc.ABC):
             raise DataError(f"{data} is one file; expected the folder of {self.name}: {self.layout}")
         return self.published(Hub(data, self.subset))
 
+    def score(self, answers: Sequence[Any], table: Table) -> tuple[dict[str, float], dict[str, str]]:
+        """The corpus's metrics of what its task answers to the prepared `table`, and why others are left out.
+
+        Answers are those of `Task.predict`: one a row, or (text to text) one a source, in order of appearance.
+        """
+        references = _references(self.task, table)
+        if self.task == "tagging":  # a word that was cut off got no answer, which is an answer: no entity there
+            answers = [
+                [*found, *["O"] * (len(wanted) - len(found))] for found, wanted in zip(answers, references, strict=True)
+            ]
+        return metrics.measure(self.metrics, answers, references)
+
     @abc.abstractmethod
     def original(self, folder: Path) -> Splits | None:
         """The splits from the original files; None when `folder` has none of them."""
@@ -117,6 +131,17 @@ class Hub:
             reason = " ".join(str(error).split())
             raise DataError(f"{self.data!r} is no folder here and could not be had from the hub: {reason}") from error
         return self.subset if self.subset in there or len(there) > 1 else None
+
+
+def _references(task: str, table: Table) -> list[Any]:
+    """What metrics compare the answers with."""
+    if task == "text2text":
+        return list(grouped(table).values())
+    if task == "tagging":
+        return [row["tags"] for row in table.rows]
+    if table.rows and "question_id" in table.rows[0]:
+        return [(row["question_id"], row["label"]) for row in table.rows]
+    return [row["label"] for row in table.rows]
 
 
 def converted(table: Table, change: Any) -> Table:

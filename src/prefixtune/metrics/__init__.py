@@ -61,8 +61,9 @@ def measure(
     names: Iterable[str], answers: Sequence[Any], references: Sequence[Any]
 ) -> tuple[dict[str, float], dict[str, str]]:
     """The scores by name, and the reasons by name of those that cannot be computed here and are left out."""
-    left_out = {name: reason for name in names if (reason := missing(name)) is not None}
-    return {name: score(name, answers, references) for name in names if name not in left_out}, left_out
+    wanted = list(names)
+    left_out = {name: reason for name in wanted if (reason := missing(name)) is not None}
+    return {name: score(name, answers, references) for name in wanted if name not in left_out}, left_out
 
 
 @functools.cache

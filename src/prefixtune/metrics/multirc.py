@@ -24,7 +24,10 @@ class F1a(Metric):
     paper_factor: ClassVar[float] = 100.0
 
     def score(self, answers: Sequence[str], references: Sequence[Marked]) -> float:
-        return F1(self.argument).score(answers, [label for _, label in references])
+        labels = [label for _, label in references]
+        if self.argument is not None and self.argument not in {*answers, *labels}:
+            return 0.0  # no answer is right and none was called right
+        return F1(self.argument).score(answers, labels)
 
 
 @dataclass(frozen=True)
