@@ -1,0 +1,181 @@
+"""Useful tokens a second in training on real data:
+`python benchmarks/throughput.py --decoder M --e2e DATA --encoder M --conll DATA`.
+
+Useful tokens are those of the texts: padding does not count. Every way is a Trainer that runs some steps on the same
+examples, in interleaved rounds, one thread, float32; the ratio is of useful tokens a second, in one round, to PEFT's
+prefix under the Trainer's defaults. Ways:
+
+- *packed* and *padded*: `prefixtune train` as it is, and with `--packing never`; both take texts of similar length;
+- *PEFT, default*: its prefix under transformers' Trainer: batches in random order, padded to their longest;
+- *PEFT, by length*: the same with the Trainer's own grouping by length;
+- *frozen floor*: the frozen model alone, with the gradient of keys and values (`train_step.py`), padded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import peft
+import report
+import torch
+import transformers as tf
+from train_step import frozen_floor
+
+import prefixtune as pt
+from prefixtune import tasks
+from prefixtune.tasks.loading import load_base, window
+from prefixtune.training.trainer import EpochSampler, PrefixTrainer
+
+SECTION = "Training throughput"
+BASELINE = "PEFT, default"
+LENGTH = 16
+
+
+@dataclass(frozen=True)
+class Work:
+    """One task: its data and how its model is loaded."""
+
+    name: str
+    task: tasks.Task
+    table: tasks.Table
+    model: str
+    peft_type: str
+
+    def load(self) -> Any:
+        """The base model, as its task needs it."""
+        return load_base(self.model, self.task, dtype="float32", dropout=False)
+
+
+def works(given: argparse.Namespace) -> Iterator[Work]:
+    """The tasks that data were named for."""
+    if given.e2e:
+        table = tasks.read(f"{given.e2e}/trainset.csv", columns={"source": "mr", "target": "ref"})
+        task = tasks.find("text2text").learn(table)
+        yield Work("E2E, text to text", task, task.prepared(table), given.decoder, "CAUSAL_LM")
+    if given.conll:
+        table = tasks.read(given.conll)
+        task = tasks.find("tagging").learn(table)
+        yield Work("CoNLL, tagging", task, task.prepared(table), given.encoder, "TOKEN_CLS")
+
+
+class Timed:
+    """One way to train, made to run `steps` steps at a time."""
+
+    def __init__(self, trainer: tf.Trainer, steps: int) -> None:
+        self.trainer, self.steps = trainer, steps
+
+    def speed(self) -> float:
+        """Useful tokens a second of processor time over the next steps."""
+        model, trainer = self.trainer.model, self.trainer
+        model.train()
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad] or [torch.zeros(1)], lr=1e-5)
+        batches = iter(trainer.get_train_dataloader())
+        next(batches)  # by length, the first batch is the longest
+        tokens, start = 0, time.process_time()
+        for _ in range(self.steps):
+            batch = next(batches)
+            tokens += int(batch.get("attention_mask", torch.ones_like(batch["input_ids"])).sum())
+            trainer.compute_loss(model, dict(batch)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return tokens / (time.process_time() - start)
+
+
+def ways(work: Work, steps: int, batch_size: int, folder: str) -> dict[str, Timed]:
+    """Every way, its model fresh."""
+
+    def arguments(**options: Any) -> tf.TrainingArguments:
+        return tf.TrainingArguments(
+            output_dir=folder, per_device_train_batch_size=batch_size, report_to=[], remove_unused_columns=False,
+            use_cpu=True, seed=1, label_names=["labels"], dataloader_pin_memory=False, **options,
+        )  # fmt: skip
+
+    def ours(change: Callable[[Any], Any], packing: str) -> Timed:
+        model, tokenizer = work.load()
+        model = change(model)
+        features = work.task.features(work.table, model, tokenizer, window(model, tokenizer, LENGTH))
+        layout = work.task.layout(model, tokenizer, packing)
+        return Timed(
+            PrefixTrainer(
+                judge=None, sentence_sum=False, layout=layout, model=model, args=arguments(), train_dataset=features
+            ),
+            steps,
+        )
+
+    def theirs(**options: Any) -> Timed:
+        model, tokenizer = work.load()
+        features = work.task.features(work.table, model, tokenizer, window(model, tokenizer, LENGTH))
+        collator = work.task.collator(model, tokenizer)
+        model = peft.get_peft_model(model, peft.PrefixTuningConfig(task_type=work.peft_type, num_virtual_tokens=LENGTH))
+        return Timed(
+            tf.Trainer(model=model, args=arguments(**options), train_dataset=features, data_collator=collator), steps
+        )
+
+    def prefixed(model: Any) -> Any:
+        return pt.attach(model, pt.PTuningV2(length=LENGTH))
+
+    return {
+        BASELINE: theirs(),
+        "PEFT, by length": theirs(train_sampling_strategy="group_by_length"),
+        "frozen floor": ours(lambda model: frozen_floor(model, None), "never"),
+        "padded": ours(prefixed, "never"),
+        "packed": ours(prefixed, "always"),
+    }
+
+
+def measure(work: Work, given: argparse.Namespace) -> str:
+    """One task as a table."""
+    order = random.Random(0)
+    with tempfile.TemporaryDirectory() as folder:
+        every = ways(work, given.steps, given.batch_size, folder)
+        found: list[dict[str, float]] = []
+        for number in range(given.rounds):
+            for way in every.values():
+                sampler = way.trainer._get_train_sampler()
+                if isinstance(sampler, EpochSampler):
+                    way.trainer.state.epoch = float(number)
+                else:
+                    torch.manual_seed(number)
+            found.append({name: every[name].speed() for name in order.sample(list(every), len(every))})
+    lines = []
+    for name in every:
+        ratios = [speeds[name] / speeds[BASELINE] for speeds in found]
+        floor = [speeds["frozen floor"] / speeds[name] for speeds in found]
+        speed = statistics.median(speeds[name] for speeds in found)
+        lines.append([name, f"{speed:.0f}", f"{statistics.median(ratios):.2f}", f"{statistics.median(floor):.2f}"])
+        print(work.name, *lines[-1], sep="\t", flush=True)
+    head = ["way", "useful tokens/s", "speed / PEFT, default", "time a token / frozen floor"]
+    title = f"### {work.name} ({Path(work.model).name}, batches of {given.batch_size}, P={LENGTH})"
+    return f"{title}\n\n" + report.table(head, lines)
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--decoder", help="folder of a decoder, for E2E")
+    parser.add_argument("--e2e", help="folder of E2E's CSV files")
+    parser.add_argument("--encoder", help="folder of an encoder, for CoNLL")
+    parser.add_argument("--conll", help="file of CoNLL columns")
+    parser.add_argument("--batch-size", type=int, default=32, help="examples a batch")
+    parser.add_argument("--steps", type=int, default=6, help="steps a round")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds")
+    parser.add_argument("--dry", action="store_true", help="print only, and leave RESULTS.md as it is")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    tf.logging.set_verbosity_error()
+    tables = [measure(work, given) for work in works(given)]
+    body = f"`python benchmarks/throughput.py`. {report.machine()}\n\n" + "\n".join(tables)
+    if not given.dry:
+        report.write(SECTION, body)
+
+
+if __name__ == "__main__":
+    main()
