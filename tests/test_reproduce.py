@@ -243,7 +243,7 @@ def test_a_trial_that_diverges_is_out_of_the_search(
 
 
 def test_a_subset_is_the_same_for_every_row_and_another_for_every_draw(place: Path) -> None:
-    found = material.read("conll04", str(place / "conll04"), None)
+    found = material.read("conll04", material.Place(str(place / "conll04"), own=True), None)
     first, again, other = (
         found.data(tested=True, size=10, draw=draw, dev_share=0.3) for draw in (0, 0, 1)
     )
@@ -254,15 +254,15 @@ def test_a_subset_is_the_same_for_every_row_and_another_for_every_draw(place: Pa
 
 
 def test_a_limit_keeps_all_references_of_an_input(place: Path) -> None:
-    whole = material.read("e2e", str(place / "e2e"), None)
-    cut = material.read("e2e", str(place / "e2e"), 2)
+    whole = material.read("e2e", material.Place(str(place / "e2e"), own=True), None)
+    cut = material.read("e2e", material.Place(str(place / "e2e"), own=True), 2)
     sources = {row["source"] for row in cut.tests["test"].rows}
     assert len(cut.train) == 2 and len(sources) == 2
     assert cut.tests["test"].rows == [row for row in whole.tests["test"].rows if row["source"] in sources]
 
 
 def test_the_corpus_scores_answers_as_the_paper_does(place: Path) -> None:
-    found = material.read("conll04", str(place / "conll04"), None)
+    found = material.read("conll04", material.Place(str(place / "conll04"), own=True), None)
     rows = found.tests["test"].rows
     cut = [[*row["tags"]][:-1] for row in rows]  # the last word was cut off: no entity there
     entities = sum(tag == "B-Peop" for row in rows for tag in row["tags"])
@@ -374,6 +374,26 @@ def test_parameters_are_counted_both_ways_without_data(place: Path, tmp_path: Pa
     assert rows["FT"]["stored_percent"] == 100
     assert rows["LoRA 0.1 %"] is None  # 0.1 % of this base is less than the smallest LoRA
     assert "Left out: LoRA 0.1 %: a LoRA of a budget of" in (output / table.MARKDOWN).read_text()
+
+
+def test_a_row_that_does_not_fit_the_base_is_left_out_and_the_others_are_run(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    free = {"length": 2}
+    arms = (
+        Trained(name="mean", kind="adaptive", options={**free, "gate_input": "mean"}, recipe={"lr": 1e-2}),
+        Trained(name="token", kind="adaptive", options=free, recipe={"lr": 1e-2}),
+        Trained(name="infix", kind="infix", options=free, recipe={"lr": 1e-2}),
+    )
+    monkeypatch.setattr(reproduce, "find", lambda name: tiny_experiment(arms=lambda cell: arms))
+    options = Options(model=str(place / "gpt2"), data=[str(place)], max_steps=1, limit=4)
+    found = runner.run("fake", options, tmp_path / "out", resume=False, command=["x"])
+    assert [len(row.runs) for row in found.rows] == [0, 1, 0]
+    assert "would leak the future" in (found.rows[0].reason or "")
+    assert "expected text2text" in (found.rows[2].reason or "")
+    assert "mean is left out" in capsys.readouterr().err
+    assert not (tmp_path / "out/runs/conll04/mean").exists()
+    assert "| mean | – |" in table.markdown(found)
 
 
 # --- ensembles ---------------------------------------------------------------------------------------------------

@@ -78,7 +78,15 @@ def _pairs(answers: Sequence[Any], table: Table) -> tuple[Sequence[Any], Sequenc
     return answers, [row["label"] for row in table.rows]
 
 
-def folders(experiment: Experiment, options: Options) -> dict[str, str]:
+@dataclass(frozen=True)
+class Place:
+    """Where a corpus is to be read from: a folder of its `own` (or a hub id), or one that may hold others instead."""
+
+    data: str
+    own: bool
+
+
+def folders(experiment: Experiment, options: Options) -> dict[str, Place]:
     """Where each corpus of the experiment is to be read from.
 
     Raises ConfigError for a corpus that the experiment does not have, and for a folder that is not there.
@@ -97,17 +105,23 @@ def folders(experiment: Experiment, options: Options) -> dict[str, str]:
     found = {}
     for name in wanted:
         inside = [str(Path(folder) / name) for folder in plain if (Path(folder) / name).exists()]
-        if where := named.get(name) or next(iter([*inside, *plain]), None):
-            found[name] = where
+        if own := named.get(name) or next(iter(inside), None):
+            found[name] = Place(own, own=True)
+        elif plain:
+            found[name] = Place(plain[0], own=len(wanted) == 1)
     return found
 
 
-def read(corpus: str, folder: str, limit: int | None) -> Material:
-    """One corpus of `prefixtune.corpora`. Raises DataError when the folder does not hold it."""
+def read(corpus: str, place: Place, limit: int | None) -> Material:
+    """One corpus of `prefixtune.corpora`. Raises DataError when it is not there."""
     from prefixtune import corpora
 
     found = corpora.find(corpus)
-    splits = found.read(folder)
+    splits = found.read(place.data) if place.own else found.original(Path(place.data))
+    if splits is None:
+        raise DataError(
+            f"{place.data} holds no files of {corpus} ({found.layout}); name its folder with --data {corpus}=FOLDER"
+        )
     own = {field.name for field in fields(RunConfig)}
     settings = {name: value for name, value in found.options.items() if name in own}
     task = tasks.find(found.task).learn(splits.train, **found.options)

@@ -12,7 +12,9 @@ from prefixtune.errors import ConfigError, near_miss
 from prefixtune.training.config import RunConfig
 
 FIRST_SEED = 42
-_QUICK = {"limit": 64, "max_steps": 20, "seeds": 1, "subsets": 1, "beams": 1, "max_new_tokens": 16}
+_QUICK = {  # one look at the development data
+    "limit": 64, "max_steps": 20, "seeds": 1, "subsets": 1, "beams": 1, "max_new_tokens": 16, "eval_every": 20,
+}  # fmt: skip
 _OWN = ("model", "task", "train", "eval", "test", "method", "output", "seed", "lr", "name", "columns", "data_format")
 
 
@@ -75,7 +77,7 @@ class Options:
     """Any other option of `prefixtune train`, as in weight_decay=0.01,warmup=50."""
 
     quick: bool = False
-    """A smoke run in a minute or so: 64 examples, 20 steps, one seed, greedy. Its numbers mean nothing."""
+    """A smoke run: 64 examples, 20 steps, one look at development data, one seed, greedy. Its numbers mean nothing."""
 
     def __post_init__(self) -> None:
         for name, value in _QUICK.items() if self.quick else ():

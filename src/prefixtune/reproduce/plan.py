@@ -154,9 +154,12 @@ def read_base(model_id: str) -> Base:
         raise ModelError(f"cannot load the model {model_id!r}: {' '.join(str(error).split())}") from error
 
     def tokens(text: str) -> int:
-        count = len(tokenizer(text, add_special_tokens=False)["input_ids"])
-        if not count:
+        # A decoder's text begins as its tokenizer begins one, and does not end (prefixtune.initialisation).
+        ids = tokenizer(text, add_special_tokens=not config.is_encoder_decoder)["input_ids"]
+        if len(ids) > 1 and ids[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id):
+            ids = ids[:-1]
+        if not ids:
             raise ConfigError(f"{text!r} has no tokens for {model_id}")
-        return count
+        return len(ids)
 
     return Base(config.model_type, bool(config.is_encoder_decoder), tokens)

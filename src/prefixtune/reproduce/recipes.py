@@ -70,7 +70,7 @@ _P_TUNING_V2 = {  # learning rate, prefix length, epochs, batch: BERT-large, RoB
     "cb": ((1e-2, 20, 80, 16), (1e-2, 8, 80, 16)),  # not among the scripts read: COPA's and WSC's neighbourhood
     "copa": ((1e-2, 16, 80, 16), (9e-3, 8, 120, 16)),
     "rte": ((1e-2, 20, 60, 32), (5e-3, 128, 100, 32)),
-    "wic": ((1e-4, 20, 80, 16), (1e-2, 8, 50, 32)),
+    "wic": ((1e-2, 20, 80, 16), (1e-2, 8, 50, 32)),  # BERT-large had 1e-4 for its MLP; free vectors get RoBERTa's
     "wsc": ((5e-3, 20, 80, 16), (1e-2, 8, 10, 16)),
     "conll2003": ((3e-2, 11, 30, 16), (3e-2, 11, 30, 16)),  # BERT-large has none: RoBERTa-large's
     "conll04": ((2e-2, 128, 40, 32), (6e-2, 144, 80, 32)),

@@ -16,7 +16,7 @@ from prefixtune import reproduce as catalogue
 from prefixtune.errors import ConfigError, DataError
 from prefixtune.reproduce import derive, material, search
 from prefixtune.reproduce.experiment import Arm, Cell, Counted, Ensemble, Trained, Variable
-from prefixtune.reproduce.material import Material
+from prefixtune.reproduce.material import Material, Place
 from prefixtune.reproduce.options import Options
 from prefixtune.reproduce.plan import Plan, Unfit, adaptation, read_base, with_candidate
 from prefixtune.reproduce.progress import Screen
@@ -26,7 +26,7 @@ from prefixtune.training.adaptation import Adaptation
 from prefixtune.training.run import Diverged, fit
 
 RECORD = "experiment.json"
-DIVERGED = "diverged.json"
+DIVERGED, RESUMED = "diverged.json", "resumed.json"
 _ORIGIN = "One run of prefixtune reproduce; the whole command is in experiment.json, some folders above"
 
 
@@ -112,7 +112,7 @@ def open_output(output: Path, asked: Mapping[str, Any], *, resume: bool) -> None
             )
 
 
-def _read(folders: Mapping[str, str], options: Options) -> tuple[dict[str, Material], dict[str, str]]:
+def _read(folders: Mapping[str, Place], options: Options) -> tuple[dict[str, Material], dict[str, str]]:
     """Every corpus that is there. One that is not is left out with a word, unless it is the only one."""
     found: dict[str, Material] = {}
     left_out: dict[str, str] = {}
@@ -213,6 +213,7 @@ class Worker:
             config = plan.config(
                 cell, arm, self.material, candidate, kind=what.kind(), seed=seed, output=folder
             )
+            begun_before = (folder / results.RUN).is_file()
             try:
                 found = fit(
                     config, what, self.material.task, data, resume=True, origin=_ORIGIN, bar=self.screen.bar()
@@ -221,9 +222,11 @@ class Worker:
                 shutil.rmtree(folder / results.CHECKPOINTS, ignore_errors=True)
                 results.write_json(folder / DIVERGED, {"reason": str(error)})
                 found = None
+            if begun_before:  # what a killed run took before is not known
+                results.write_json(folder / RESUMED, {"seconds": "of the last start only"})
             gc.collect()  # a model and its hooks know each other, so it is freed here or late
         self.screen.done()
-        return found
+        return {**found, "seconds": None} if found is not None and (folder / RESUMED).is_file() else found
 
     def _adaptation(
         self, arm: Trained | Variable, candidate: Candidate, draw: int, seed: int, train: Any
@@ -239,7 +242,7 @@ class Worker:
         other = next(arm for arm in self.plan.arms(self.cell) if arm.name == name)
         folder = self.plan.folder(self.cell, other, self.plan.run_name(draw, seed))
         if not results.is_finished(folder):
-            raise ConfigError(f"{name} diverged with seed {seed}, and other rows come after it; give lower --lr")
+            raise Unfit(f"{name} diverged with seed {seed}, and this row reads it; give lower --lr")
         return folder
 
     def _ensemble(self, arm: Ensemble, draw: int) -> dict[str, Any]:

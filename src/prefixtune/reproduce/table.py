@@ -117,7 +117,8 @@ def _sizes(row: Row) -> list[str]:
 
 
 def _cost(row: Row) -> list[str]:
-    seconds = f"{statistics.mean(run['seconds'] for run in row.runs):.0f}" if row.runs else "–"
+    known = [run["seconds"] for run in row.runs if run["seconds"] is not None]  # not of runs that were killed once
+    seconds = f"{statistics.mean(known):.0f}" if known else "–"
     diverged = f"; {row.diverged} of {row.diverged + len(row.runs)} runs diverged" if row.diverged else ""
     return [seconds, (row.chosen.told() if row.chosen else "–") + diverged]
 
