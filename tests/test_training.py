@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 import prefixtune as pt
 from prefixtune import evaluation, methods, tasks
+from prefixtune.bank import bank_of
 from prefixtune.errors import ConfigError
 from prefixtune.prefix import Method
 from prefixtune.training import RunConfig, results
@@ -159,13 +160,13 @@ def test_text_is_generated_in_training_only_when_a_text_metric_chooses(tmp_path:
 # --- the loss ----------------------------------------------------------------------------------------------------
 
 
-def trainer_of(run: RunConfig) -> PrefixTrainer:
+def trainer_of(run: RunConfig, used: Method | None = None) -> PrefixTrainer:
     from prefixtune.tasks.loading import load_base, window
 
     task, data = read_data(run)
     torch.manual_seed(0)
     model, tokenizer = load_base(run.model, task, dropout=False)
-    pt.attach(model, method("p_tuning_v2"))
+    pt.attach(model, used or method("p_tuning_v2"))
     bench = Bench(model, tokenizer, task, data, window(model, tokenizer, 4), tasks.Decoding(), batch_size=32)
     return build_trainer(run, bench, "loss")
 
@@ -249,6 +250,32 @@ def test_batches_do_not_run_from_long_to_short() -> None:
     assert 0.3 < rises / len(means) < 0.6
 
 
+# --- learning rates ------------------------------------------------------------------------------------------------
+
+
+def test_a_part_with_a_rate_of_its_own_moves_that_far_in_the_first_step_and_the_rest_as_far_as_lr_says(
+    tmp_path: Path, bert: str
+) -> None:
+    rates = {"keys": 0.25, "head": 1e-3}
+    run = config(
+        tmp_path, "classification", bert, max_steps=1, epochs=1, schedule="constant", clip=0.0, lr=1e-2, part_lr=rates
+    )
+    trainer = trainer_of(run, method(token_gate_std=0.5))
+    parts = bank_of(trainer.model).parts("default")
+    before = {part: [p.detach().clone() for p in parameters] for part, parameters in parts.items()}
+    trainer.train()
+    # Adam's first step is the rate, whatever the size of the gradient: Kingma & Ba 2015, section 2.1.
+    for part, rate in {"keys": 0.25, "values": 1e-2, "gates": 1e-2, "head": 1e-3}.items():
+        moved = max(float((now.detach() - old).abs().max()) for now, old in zip(parts[part], before[part], strict=True))
+        assert moved == pytest.approx(rate, rel=1e-2), part
+
+
+@pytest.mark.parametrize(("part", "has"), [("mlp", "keys, values, gates, head"), ("kys", "did you mean 'keys'")])
+def test_a_rate_of_a_part_that_is_not_there_is_named(tmp_path: Path, bert: str, part: str, has: str) -> None:
+    with pytest.raises(ConfigError, match=has):
+        train(config(tmp_path, "classification", bert, part_lr={part: 0.1}), method())
+
+
 # --- kill and resume ---------------------------------------------------------------------------------------------
 
 SCRIPT = """
@@ -263,7 +290,7 @@ def command(run: RunConfig, output: Path, *more: str) -> list[str]:
     flags = [
         "--model", run.model, "--task", run.task, "--train", run.train, "--eval", str(run.eval),
         "--test", str(run.test), "--method", "prefix_tuning", "--length", "3", "--hidden", "8", "--dropout", "0.1",
-        "--lr", "1e-2", "--epochs", "8", "--batch-size", "8",
+        "--lr", "1e-3", "--part-lr", "mlp=1e-2", "--epochs", "8", "--batch-size", "8",
         "--eval-every", "3", "--logging-steps", "1", "--patience", "50", "--max-new-tokens", "3",
         "--gradient-accumulation", "2",
     ]  # fmt: skip
@@ -466,6 +493,7 @@ def test_run_options_and_method_options_never_share_a_name() -> None:
         ({"precision": "bf32"}, "unknown precision 'bf32'"),
         ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
         ({"lr": -1.0}, "lr is -1.0; expected a number above 0"),
+        ({"part_lr": {"keys": "fast"}}, "the rate of keys is 'fast'; expected a number above 0"),
         ({"eval": None, "metric": "f1"}, "name it with --eval"),
     ],
 )

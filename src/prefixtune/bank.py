@@ -83,6 +83,10 @@ class Bank(nn.Module):
         """The task heads that belong to the prefix `name`, by their place in the model."""
         return cast(nn.ModuleDict, self.heads[_inner_key(name)])
 
+    def parts(self, name: str) -> dict[str, list[nn.Parameter]]:
+        """What is trained of the prefix `name`, by what it is: `Prefix.parts`, and the head."""
+        return self.get(name).parts() | {"head": list(self.heads_of(name).parameters())}
+
     @contextmanager
     def choose(self, chosen: Sequence[str | None] | str | None) -> Iterator[None]:
         """Use a prefix for every row, or one for each; None is the bare base model."""

@@ -200,6 +200,10 @@ class Prefix(nn.Module, ABC):
         p = self.method.dropout
         return F.dropout(key, p, self.training), F.dropout(value, p, self.training)
 
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """What is trained, by what it is: keys, values, gates, mlp. A run can give each a learning rate of its own."""
+        return {}
+
     def stored_parameters(self) -> int:
         """How many numbers the folded prefix holds."""
         return sum(tensor.numel() for tensor in self.fold().values())
@@ -217,6 +221,10 @@ class FreeKeysValues(nn.Module):
         """Keys `[G, P, Dk]` and values `[G, P, Dv]` of one layer."""
         return self.key[inner_name(slot)], self.value[inner_name(slot)]
 
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """`Prefix.parts` of these."""
+        return {"keys": list(self.key.parameters()), "values": list(self.value.parameters())}
+
 
 def inner_name(slot: Slot) -> str:
     """A slot's name inside a module, where dots are not allowed."""
@@ -232,6 +240,9 @@ class FreePrefix(Prefix):
 
     def keys_values(self, slot: Slot) -> KeysValues:
         return self.free(slot)
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        return self.free.parts()
 
     def fold(self) -> dict[str, Tensor]:
         return folded_keys_values(self)

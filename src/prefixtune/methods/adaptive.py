@@ -140,6 +140,9 @@ class GatedPrefix(Prefix):
     def keys_values(self, slot: Slot) -> KeysValues:
         return self.free(slot)
 
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        return self.free.parts() | {"gates": list(self.gates.parameters())}
+
     def gate(self, call: AttentionCall, slot: Slot) -> Tensor | None:
         return self.gates[inner_name(slot)](self._states(call)).expand(-1, -1, slot.length)
 

@@ -71,6 +71,11 @@ class CartridgePrefix(Prefix):
         name = _inner(slot, kind)
         return torch.cat([self.get_buffer(f"frozen_{name}"), self.trained[name]], dim=1)
 
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        return {
+            f"{kind}s": [self.trained[_inner(slot, kind)] for slot in self.slots.values()] for kind in ("key", "value")
+        }
+
     def fold(self) -> dict[str, Tensor]:
         return folded_keys_values(self)
 

@@ -146,6 +146,9 @@ class MlpPrefix(Prefix):
             return key, value
         return key + self.get_buffer(_rest(slot.key, "key")), value + self.get_buffer(_rest(slot.key, "value"))
 
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        return {"mlp": list(self.mlps.parameters())}
+
     def fold(self) -> dict[str, Tensor]:
         return folded_keys_values(self)
 

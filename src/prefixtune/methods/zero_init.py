@@ -80,6 +80,9 @@ class SeparatePrefix(Prefix):
     def keys_values(self, slot: Slot) -> KeysValues:
         return self.free(slot)
 
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        return self.free.parts() | {"gates": list(self.factors.parameters())}
+
     def attend(self, call: AttentionCall, slot: Slot) -> tuple[Tensor, Tensor | None]:
         return separate_attention(
             call, *self.keys_values_for(slot, call.made), factor=torch.tanh(self.factors[inner_name(slot)])

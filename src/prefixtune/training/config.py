@@ -10,6 +10,7 @@ from prefixtune.errors import ConfigError, near_miss
 LOSSES = ("token_mean", "sentence_sum")
 PRECISIONS = ("fp32", "bf16", "fp16")
 TAG_SCHEMES = ("as_given", "iob2")
+PARTS = ("keys", "values", "gates", "mlp", "head")
 PACKING = ("auto", "always", "never")
 
 
@@ -76,6 +77,9 @@ class RunConfig:
 
     lr: float = 5e-3
     """Peak learning rate: 5e-3 to 3e-2 for free prefixes; 5e-5 with --loss sentence_sum for prefix_tuning's MLP."""
+
+    part_lr: dict[str, float] | None = None
+    """Peak learning rates of parts for which --lr is not right: keys, values, gates, mlp, head; as in keys=0.3."""
 
     epochs: float = 10.0
     """Passes over the training data."""
@@ -159,6 +163,8 @@ class RunConfig:
         for name in ("max_length", "max_target_length", "max_steps", "patience", "eval_every"):
             if getattr(self, name) is not None:
                 self._at_least(name, 1)
+        if self.part_lr is not None:
+            self.part_lr = {part: _rate(part, rate) for part, rate in self.part_lr.items()}
         for name in ("lr", "epochs", "logging_steps"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected a number above 0")
@@ -175,3 +181,16 @@ class RunConfig:
         """The fields that are set, as YAML and JSON hold them."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
+
+
+def _rate(part: str, rate: Any) -> float:
+    """A part's learning rate as a number: YAML takes 1e-2 for a word."""
+    if part not in PARTS:
+        raise ConfigError(f"part_lr: unknown part {part!r}{near_miss(part, PARTS)}")
+    try:
+        number = float(rate)
+    except (TypeError, ValueError):
+        number = 0.0
+    if not number > 0:
+        raise ConfigError(f"part_lr: the rate of {part} is {rate!r}; expected a number above 0")
+    return number

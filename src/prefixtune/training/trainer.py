@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput
 
+from prefixtune.bank import bank_of, names_in
 from prefixtune.errors import ConfigError
 from prefixtune.layout import Layout, examples
 from prefixtune.tasks.task import tell_of_cuts, token_losses
@@ -25,6 +26,7 @@ from prefixtune.training.bench import Bench
 from prefixtune.training.config import RunConfig
 
 Judge = Callable[[Any], dict[str, float]]
+Rates = Sequence[tuple[list[nn.Parameter], float]]
 
 
 class EpochSampler(LengthGroupedSampler):
@@ -58,10 +60,13 @@ class PrefixTrainer(Trainer):
         sentence_sum: the loss is summed over a sentence's tokens and averaged over sentences, instead of averaged
             over tokens. Either way a step's loss is exact under gradient accumulation.
         layout: how batches are made, and where their labels' logits are.
+        rates: parameters whose learning rate is not that of the rest, and their rate.
     """
 
-    def __init__(self, *, judge: Judge | None, sentence_sum: bool, layout: Layout, **options: Any) -> None:
-        self.judge, self.sentence_sum, self.layout = judge, sentence_sum, layout
+    def __init__(
+        self, *, judge: Judge | None, sentence_sum: bool, layout: Layout, rates: Rates = (), **options: Any
+    ) -> None:
+        self.judge, self.sentence_sum, self.layout, self.rates = judge, sentence_sum, layout, rates
         super().__init__(compute_loss_func=self._loss, data_collator=layout.collate, **options)
 
     def compute_loss(
@@ -84,6 +89,18 @@ class PrefixTrainer(Trainer):
             if self.args.world_size > 1:
                 items = self.accelerator.gather(items).sum()
         return batches, items
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Transformers' own, with a group for each learning rate. The schedule scales each from its own peak."""
+        optimizer = super().create_optimizer(model)
+        for parameters, rate in self.rates:
+            chosen = {id(parameter) for parameter in parameters}
+            for group in list(optimizer.param_groups):
+                own = [parameter for parameter in group["params"] if id(parameter) in chosen]
+                if own:
+                    group["params"] = [parameter for parameter in group["params"] if id(parameter) not in chosen]
+                    optimizer.add_param_group({**group, "params": own, "lr": rate})
+        return optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         return EpochSampler(
@@ -133,6 +150,7 @@ def build_trainer(config: RunConfig, bench: Bench, metric: str | None) -> Prefix
                 judge=judge,
                 sentence_sum=config.loss == "sentence_sum",
                 layout=layout,
+                rates=part_rates(config, model),
                 model=model,
                 args=arguments,
                 train_dataset=features,
@@ -141,6 +159,18 @@ def build_trainer(config: RunConfig, bench: Bench, metric: str | None) -> Prefix
             )
     except (RuntimeError, ValueError) as error:  # a reporter that is unknown, or whose library is not installed
         raise ConfigError(" ".join(str(error).split())) from error
+
+
+def part_rates(config: RunConfig, model: nn.Module) -> Rates:
+    """The parameters of every part that has a learning rate of its own. ConfigError for one that is not there."""
+    if not config.part_lr:
+        return []
+    parts = {} if config.name not in names_in(model) else bank_of(model).parts(config.name)
+    for part in config.part_lr:
+        if not parts.get(part):
+            has = ", ".join(name for name, parameters in parts.items() if parameters) or "no such parts"
+            raise ConfigError(f"part_lr: what {config.method} trains has no {part}; it has: {has}")
+    return [(parts[part], rate) for part, rate in config.part_lr.items()]
 
 
 @contextlib.contextmanager
