@@ -261,6 +261,21 @@ def test_a_limit_keeps_all_references_of_an_input(place: Path) -> None:
     assert cut.tests["test"].rows == [row for row in whole.tests["test"].rows if row["source"] in sources]
 
 
+def test_where_the_development_set_is_the_test_held_out_training_data_choose(tmp_path: Path) -> None:
+    for split, count in (("train", 40), ("val", 7)):
+        rows = [
+            {"premise": f"{split} {number}", "hypothesis": "b", "label": ("entailment", "not_entailment")[number % 2]}
+            for number in range(count)
+        ]
+        tiny.jsonl(tmp_path / f"{split}.jsonl", rows)
+    found = material.read("rte", material.Place(str(tmp_path), own=True), None)
+    train, dev, test = ({row["text"] for row in t.rows} for t in (found.train, found.dev, found.tests["dev"]))
+    assert (len(train), len(dev), len(test)) == (36, 4, 7)
+    assert all(text.startswith("train") for text in train | dev) and not train & dev
+    few = found.data(tested=True, size=8, draw=0, dev_share=0.5)
+    assert few.eval is not None and {row["text"] for row in few.eval.rows} == dev
+
+
 def test_the_corpus_scores_answers_as_the_paper_does(place: Path) -> None:
     found = material.read("conll04", material.Place(str(place / "conll04"), own=True), None)
     rows = found.tests["test"].rows

@@ -11,13 +11,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from prefixtune import tasks
+from prefixtune import corpora, tasks
 from prefixtune.errors import ConfigError, DataError, near_miss
 from prefixtune.reproduce.experiment import Experiment
 from prefixtune.reproduce.options import Options
 from prefixtune.tasks import Table, Task
-from prefixtune.tasks.tagging import OUTSIDE
-from prefixtune.tasks.text2text import grouped
 from prefixtune.training.bench import Data
 from prefixtune.training.config import RunConfig
 
@@ -33,6 +31,7 @@ class Material:
         metrics: names, the main one first.
         settings: fields of a run's configuration that are the corpus's.
         tests: test tables by name.
+        held_out: whether `dev` is a tenth of the training data, because the development set is the test.
     """
 
     corpus: str
@@ -42,6 +41,7 @@ class Material:
     train: Table
     dev: Table
     tests: dict[str, Table]
+    held_out: bool = False
 
     def data(self, *, tested: bool, size: int | None, draw: int, dev_share: float) -> Data:
         """The tables of one run; a trial (`tested=False`) never sees the test data.
@@ -60,22 +60,7 @@ class Material:
 
     def score(self, answers: Sequence[Any], table: Table) -> dict[str, float]:
         """The corpus's own metrics, those that can be computed here."""
-        from prefixtune import metrics
-
-        return metrics.measure(self.metrics, *_pairs(answers, table))[0]
-
-
-def _pairs(answers: Sequence[Any], table: Table) -> tuple[Sequence[Any], Sequence[Any]]:
-    """Answers and references as `prefixtune.metrics` takes them."""
-    columns = table.columns()
-    if "target" in columns:
-        return answers, list(grouped(table).values())
-    if "tags" in columns:  # a word that was cut off got no answer: no entity there
-        gold = [row["tags"] for row in table.rows]
-        return [[*a, *[OUTSIDE] * (len(g) - len(a))] for a, g in zip(answers, gold, strict=True)], gold
-    if "question_id" in columns:
-        return answers, [(row["question_id"], row["label"]) for row in table.rows]
-    return answers, [row["label"] for row in table.rows]
+        return corpora.find(self.corpus).score(answers, table)[0]
 
 
 @dataclass(frozen=True)
@@ -114,8 +99,6 @@ def folders(experiment: Experiment, options: Options) -> dict[str, Place]:
 
 def read(corpus: str, place: Place, limit: int | None) -> Material:
     """One corpus of `prefixtune.corpora`. Raises DataError when it is not there."""
-    from prefixtune import corpora
-
     found = corpora.find(corpus)
     splits = found.read(place.data) if place.own else found.original(Path(place.data))
     if splits is None:
@@ -126,12 +109,16 @@ def read(corpus: str, place: Place, limit: int | None) -> Material:
     settings = {name: value for name, value in found.options.items() if name in own}
     task = tasks.find(found.task).learn(splits.train, **found.options)
     train, dev, *tests = (task.prepared(table) for table in (splits.train, splits.dev, *splits.tests.values()))
+    held_out = "dev" in splits.tests  # SuperGLUE: what is reported must not choose
+    if held_out:
+        dev, train = halves(train, max(len(train) // 10, 1), f"{corpus} held out")
     if limit is not None:
         train = subset(train, min(limit, len(train)), f"{corpus} train")
         dev = first_inputs(dev, limit, f"{corpus} dev")
         tests = [first_inputs(table, limit, f"{corpus} test") for table in tests]
     return Material(
-        corpus, task, tuple(found.metrics), settings, train, dev, dict(zip(splits.tests, tests, strict=True))
+        corpus, task, tuple(found.metrics), settings, train, dev, dict(zip(splits.tests, tests, strict=True)),
+        held_out,
     )
 
 
@@ -140,6 +127,12 @@ def subset(table: Table, count: int, seed: str) -> Table:
     if count > len(table):
         raise DataError(f"{table.name} has {len(table)} rows; {count} were to be drawn")
     return _rows(table, sorted(random.Random(seed).sample(range(len(table)), count)))
+
+
+def halves(table: Table, count: int, seed: str) -> tuple[Table, Table]:
+    """`count` rows drawn by `seed`, and the others."""
+    drawn = set(random.Random(seed).sample(range(len(table)), count))
+    return _rows(table, sorted(drawn)), _rows(table, [place for place in range(len(table)) if place not in drawn])
 
 
 def first_inputs(table: Table, count: int, seed: str) -> Table:

@@ -167,9 +167,11 @@ def caption(found: Findings) -> list[str]:
         told = ", ".join(f"{name} {value}" for name, value in changed.items() if value is not None)
         lines.append(f"Changed from the paper's recipe: {told or 'nothing'}.")
         lines += [f"Recipe of {corpus}: {_recipe(found, corpus)}." for corpus in found.materials]
-        same = [corpus for corpus, one in found.materials.items() if "dev" in one.tests]
-        if same:
-            lines.append(f"{', '.join(same)}: scored on the development set that also chose, as the papers do.")
+        if held := [corpus for corpus, one in found.materials.items() if one.held_out]:
+            lines.append(
+                f"{', '.join(held)}: scored on the development set, as the papers do, since the test labels are "
+                "hidden; but a tenth of the training data, held out, chose, where the papers let the same set choose."
+            )
         absent = {name: metrics.missing(name) for one in found.materials.values() for name in one.metrics}
         lines += [f"Left out: {name}: {reason}" for name, reason in absent.items() if reason]
     reasons = {row.arm.name: row.reason for row in found.rows if row.reason}
