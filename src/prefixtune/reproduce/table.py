@@ -152,7 +152,7 @@ def caption(found: Findings) -> list[str]:
     if found.materials:
         trials = search.count_trials(experiment, plan.options)
         lines.append(
-            f"Mean ± sample deviation over {len(plan.draws) * len(plan.seeds)} runs a row "
+            f"Mean (± sample deviation, where there are several) over {len(plan.draws) * len(plan.seeds)} runs a row "
             + (f"({len(plan.draws)} subsets x {len(plan.seeds)} seeds)" if len(plan.draws) > 1 else "(seeds)")
             + f", seeds {', '.join(map(str, plan.seeds))}. "
             + (

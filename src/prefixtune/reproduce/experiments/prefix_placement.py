@@ -13,10 +13,11 @@ _LENGTHS = (1, 10, 20)
 
 def arms(cell: Cell) -> Sequence[Arm]:
     lengths, rate = cell.lengths or _LENGTHS, recipes.prefix(cell).recipe
+    papers_own = recipes.prefix_length(cell)
     return (
         *(
             dataclasses.replace(recipes.prefix(cell, name, length=P), x=P, series="Prefix")
-            for name, P in [("Prefix", recipes.prefix_length(cell)), *((f"Prefix {P}", P) for P in lengths)]
+            for name, P in [("Prefix", papers_own), *((f"Prefix {P}", P) for P in lengths if P != papers_own)]
         ),
         *(
             Trained(
