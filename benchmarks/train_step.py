@@ -129,6 +129,8 @@ METHODS: dict[str, Callable[[tf.PreTrainedModel, Case], torch.nn.Module]] = {
     "PEFT prefix, MLP": lambda model, case: _peft_prefix(model, case, projection=True),
     "PEFT LoRA r=8": _lora,
     "full fine-tuning": lambda model, case: model,
+    "P-Tuning v2, bf16": lambda model, case: pt.attach(model.bfloat16(), pt.PTuningV2(length=case.length)),
+    "APT, bf16": lambda model, case: pt.attach(model.bfloat16(), pt.AdaptivePrefix(length=case.length)),
     f"{FLOOR}, checkpointed": lambda model, case: checkpointed(frozen_floor(model, case)),
     "P-Tuning v2, checkpointed": lambda model, case: checkpointed(pt.attach(model, pt.PTuningV2(length=case.length))),
 }

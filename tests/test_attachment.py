@@ -497,3 +497,21 @@ def test_a_cross_prefix_is_a_pre_filled_cross_cache(architecture: zoo.Architectu
         past_key_values=fresh,
     )
     close(ours, reference.logits.detach())
+
+
+@pytest.mark.parametrize("method", [pt.PTuningV2(length=P), pt.AdaptivePrefix(length=P, token_gate_std=0.5)], ids=str)
+@pytest.mark.parametrize("architecture", [LLAMA, BERT], ids=lambda architecture: architecture.name)
+def test_in_bfloat16_a_prefix_costs_no_more_precision_than_the_model_itself(
+    architecture: zoo.Architecture, method: pt.PTuningV2 | pt.AdaptivePrefix
+) -> None:
+    """Against float32: the largest error of the logits is at most twice the bare model's, and 1 % of their range."""
+    inputs = zoo.inputs_for(architecture, rows=4, length=24)
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model = architecture.make().to(dtype)
+        bare = logits(model, inputs).float()
+        torch.manual_seed(1)
+        found[dtype] = bare, logits(pt.attach(model, method), inputs).float()
+    bare_error, error = ((a - b).abs().max() for a, b in zip(*found.values(), strict=True))
+    reach = found[torch.float32][1].abs().max()
+    assert error <= 2 * bare_error + 1e-2 * reach

@@ -12,7 +12,7 @@ import pytest
 import tiny
 import yaml
 
-from prefixtune import methods
+from prefixtune import cli, methods
 from prefixtune.cli import main, train
 from prefixtune.cli.options import parse_structured
 
@@ -414,3 +414,14 @@ def test_export_makes_a_checkpoint_that_peft_answers_alike_with(trained: Path, t
     with torch.no_grad():
         expected = theirs(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
         assert torch.allclose(ours(ids).logits, expected, atol=1e-5)
+
+
+def test_an_interrupted_command_says_so_and_exits_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli._COMMANDS, "demo", interrupted)
+    assert cli.main(["demo"]) == 130
+    assert capsys.readouterr().err == "prefixtune: interrupted\n"

@@ -44,6 +44,7 @@ def _app(tokens: Sequence[str]) -> cyclopts.App:
         version=lambda: importlib.metadata.version("prefixtune"),
         help_format="plaintext",
         default_parameter=cyclopts.Parameter(negative_iterable=()),
+        suppress_keyboard_interrupt=False,  # it would end the process without a word
     )
     app.command(train.build(tokens[1:] if tokens[:1] == ["train"] else []), name="train")
     app.command(reproduce.build(tokens[1:] if tokens[:1] == ["reproduce"] else []), name="reproduce")

@@ -229,7 +229,7 @@ def _read_hub(given: str, split: str | None, subset: str | None) -> Table:
 
     try:
         data = datasets.load_dataset(given, name=subset, split=split, cache_dir=_cache_of(Path(given)))
-    except (OSError, ValueError, RuntimeError) as error:  # datasets raises its own subclasses of these
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{given!r} is no file here, and loading it as a hub data set failed: {reason}") from error
     if isinstance(data, dict):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from prefixtune import metrics
 from prefixtune.errors import DataError, ModelError
 from prefixtune.tasks.decoding import generate, reserve
 from prefixtune.tasks.readers import Table
@@ -167,20 +168,8 @@ class Text2Text(Task):
 
     def score(self, answers: Sequence[str], table: Table) -> dict[str, float]:
         """BLEU and chrF (sacrebleu, 0 to 100), ROUGE F-measures (0 to 1, the best reference counts)."""
-        import sacrebleu
-        from rouge_score import rouge_scorer
-
         references = list(grouped(table).values())
-        # sacrebleu wants the i-th reference of every text; None where a text has fewer.
-        most = max(len(refs) for refs in references)
-        columns: Any = [[refs[i] if i < len(refs) else None for refs in references] for i in range(most)]
-        scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
-        rouge = [scorer.score_multi(refs, answer) for refs, answer in zip(references, answers, strict=True)]
-        return {
-            "bleu": sacrebleu.corpus_bleu(list(answers), columns).score,
-            "chrf": sacrebleu.corpus_chrf(list(answers), columns).score,
-            **{name: sum(row[name].fmeasure for row in rouge) / len(rouge) for name in ("rouge1", "rouge2", "rougeL")},
-        }
+        return {name: metrics.score(name, answers, references) for name in self.metrics}
 
 
 def grouped(table: Table) -> dict[str, list[str]]:

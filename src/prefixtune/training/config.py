@@ -12,6 +12,8 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 TAG_SCHEMES = ("as_given", "iob2")
 PARTS = ("keys", "values", "gates", "mlp", "head")
 PACKING = ("auto", "always", "never")
+ACTIVATION_CACHE = 2.0
+"""GiB that `activation_cache` takes at most unless it says otherwise."""
 
 
 @dataclass(kw_only=True)
@@ -22,7 +24,7 @@ class RunConfig:
     """The base model: a folder or a hub id."""
 
     task: str
-    """text2text, classification or tagging."""
+    """text2text, classification, tagging, spans or choice."""
 
     train: str
     """Training data: a .jsonl, .csv, .tsv, .json or CoNLL file, or a hub data set id."""
@@ -126,6 +128,9 @@ class RunConfig:
     packing: str = "auto"
     """Training batches as one row without padding: 'auto' (where that is exact), 'always' (or refuse) or 'never'."""
 
+    activation_cache: float | None = None
+    """GiB of memory at most for what the layers below the lowest prefix compute, the same in every epoch. Default: 2; 0: off."""
+
     metric: str | None = None
     """What chooses the best checkpoint: loss, or a metric of the task. Default: f1 or accuracy; text2text: loss."""
 
@@ -163,6 +168,8 @@ class RunConfig:
         for name in ("max_length", "max_target_length", "max_steps", "patience", "eval_every"):
             if getattr(self, name) is not None:
                 self._at_least(name, 1)
+        if self.activation_cache is not None:
+            self._at_least("activation_cache", 0)
         if self.part_lr is not None:
             self.part_lr = {part: _rate(part, rate) for part, rate in self.part_lr.items()}
         for name in ("lr", "epochs", "logging_steps"):
