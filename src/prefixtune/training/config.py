@@ -129,7 +129,7 @@ class RunConfig:
     """Training batches as one row without padding: 'auto' (where that is exact), 'always' (or refuse) or 'never'."""
 
     activation_cache: float | None = None
-    """GiB of memory at most for what the layers below the lowest prefix compute, the same in every epoch. Default: 2; 0: off."""
+    """GiB at most for what the layers below the lowest prefix compute, the same in every epoch; 0: off. Default: 2."""
 
     metric: str | None = None
     """What chooses the best checkpoint: loss, or a metric of the task. Default: f1 or accuracy; text2text: loss."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -21,7 +21,8 @@ from prefixtune.bank import bank_of, names_in
 from prefixtune.errors import ConfigError
 from prefixtune.layout import Layout, examples
 from prefixtune.tasks.task import tell_of_cuts, token_losses
-from prefixtune.training import results
+from prefixtune.training import activations, results
+from prefixtune.training.activations import Activations
 from prefixtune.training.bench import Bench
 from prefixtune.training.config import RunConfig
 
@@ -61,20 +62,30 @@ class PrefixTrainer(Trainer):
             over tokens. Either way a step's loss is exact under gradient accumulation.
         layout: how batches are made, and where their labels' logits are.
         rates: parameters whose learning rate is not that of the rest, and their rate.
+        kept: what the layers below the lowest prefix make of the training examples; None: they run in every step.
     """
 
     def __init__(
-        self, *, judge: Judge | None, sentence_sum: bool, layout: Layout, rates: Rates = (), **options: Any
-    ) -> None:
+        self, *, judge: Judge | None, sentence_sum: bool, layout: Layout, rates: Rates = (),
+        kept: Activations | None = None, train_dataset: Any = None, **options: Any,
+    ) -> None:  # fmt: skip
         self.judge, self.sentence_sum, self.layout, self.rates = judge, sentence_sum, layout, rates
-        super().__init__(compute_loss_func=self._loss, data_collator=layout.collate, **options)
+        self.kept = kept
+        super().__init__(
+            compute_loss_func=self._loss,
+            data_collator=layout.collate if kept is None else kept.collate,
+            train_dataset=train_dataset if kept is None else kept.numbered(),
+            **options,
+        )
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:  # fmt: skip
         """The loss over the labels; logits are computed nowhere else, where the model can leave them out."""
-        return super().compute_loss(model, self.layout.aligned(inputs), return_outputs, num_items_in_batch)
+        _stop_at_the_lowest_prefix(self.model)
+        with contextlib.nullcontext(inputs) if self.kept is None else self.kept.entered(model, inputs) as batch:
+            return super().compute_loss(model, self.layout.aligned(batch), return_outputs, num_items_in_batch)
 
     def _loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         total, count = token_losses(outputs["logits"], labels, shifted=False)
@@ -143,6 +154,11 @@ def build_trainer(config: RunConfig, bench: Bench, metric: str | None) -> Prefix
     features = task.features(bench.data.train, model, bench.tokenizer, bench.room)
     tell_of_cuts(bench.data.train.name, [len(feature["input_ids"]) for feature in features], bench.room.inputs())
     layout = task.layout(model, bench.tokenizer, config.packing)
+    seen = arguments.max_steps * config.batch_size * config.gradient_accumulation / max(len(features), 1)
+    kept = activations.keep(
+        model, layout, features, batch_size=config.batch_size, budget=config.activation_cache,
+        passes=seen if arguments.max_steps > 0 else config.epochs, checkpointing=config.gradient_checkpointing,
+    )  # fmt: skip
     stoppers = [] if config.patience is None else [EarlyStoppingCallback(config.patience)]
     try:
         with _tensorboard_in(Path(config.output) / "tensorboard"):
@@ -151,6 +167,7 @@ def build_trainer(config: RunConfig, bench: Bench, metric: str | None) -> Prefix
                 sentence_sum=config.loss == "sentence_sum",
                 layout=layout,
                 rates=part_rates(config, model),
+                kept=kept,
                 model=model,
                 args=arguments,
                 train_dataset=features,
@@ -171,6 +188,15 @@ def part_rates(config: RunConfig, model: nn.Module) -> Rates:
             has = ", ".join(name for name, parameters in parts.items() if parameters) or "no such parts"
             raise ConfigError(f"part_lr: what {config.method} trains has no {part}; it has: {has}")
     return [(parts[part], rate) for part, rate in config.part_lr.items()]
+
+
+def _stop_at_the_lowest_prefix(model: Any) -> None:
+    """Under checkpointing, Trainer has the embeddings' output require a gradient, and so every layer a backward.
+
+    Only reentrant checkpointing needs that, which the seam refuses.
+    """
+    if isinstance(model, PreTrainedModel) and names_in(model) and vars(model).get("_require_grads_hooks"):
+        model.disable_input_require_grads()
 
 
 @contextlib.contextmanager
