@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +12,18 @@ import pytest
 import tiny
 import torch
 import zoo
-from test_contract import enable_checkpointing, make_method, switch_off_dropout
+from test_contract import close, enable_checkpointing, make_method, switch_off_dropout
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModel, PreTrainedModel, TrainerCallback
 
 import prefixtune as pt
 from prefixtune import tasks
 from prefixtune.bank import bank_of
+from prefixtune.layout import Layout
 from prefixtune.tasks.loading import load_base, window
-from prefixtune.tasks.task import batches_by_length
+from prefixtune.tasks.task import IGNORED, Feature, batches_by_length
 from prefixtune.training import RunConfig, activations
 from prefixtune.training.bench import Bench, read_data
 from prefixtune.training.trainer import PrefixTrainer, build_trainer
@@ -331,3 +335,42 @@ def test_a_base_that_is_trained_too_runs_in_every_epoch(tmp_path: Path, caplog: 
     blocks_of(trainer.model)[0].output.LayerNorm.weight.requires_grad_(True)
     assert not found_by_proof(trainer, trainer.model)
     assert "not only the prefix is trained" in caplog.text
+
+
+# Albert runs one block over and over, and an encoder-decoder has two stacks.
+CUTTABLE = [a for a in zoo.ARCHITECTURES if a.kind in ("decoder", "encoder") and a.name != "albert"]
+
+
+def padded(features: Sequence[Feature]) -> dict[str, Tensor]:
+    """On the left, where a wrong place is noticed."""
+    ids, labels = ([torch.tensor(feature[name]) for feature in features] for name in ("input_ids", "labels"))
+
+    def left(rows: list[Tensor], value: int) -> Tensor:
+        return pad_sequence(rows, batch_first=True, padding_value=value, padding_side="left")
+
+    mask = left([torch.ones_like(row) for row in ids], 0)
+    return {"input_ids": left(ids, zoo.PAD), "attention_mask": mask, "labels": left(labels, IGNORED)}
+
+
+@pytest.mark.parametrize("architecture", CUTTABLE, ids=lambda a: a.name)
+def test_every_architecture_of_one_stack_can_go_on_from_kept_states(architecture: zoo.Architecture) -> None:
+    model = architecture.make()
+    pt.attach(model, make_method("p_tuning_v2", layers=[1]))
+    switch_off_dropout(model)
+    generator = torch.Generator().manual_seed(5)
+    texts = [torch.randint(3, zoo.VOCABULARY, (size,), generator=generator).tolist() for size in (5, 9, 2, 7, 12, 3)]
+    features = [{"input_ids": text, "labels": [IGNORED, *text[1:]]} for text in texts]  # none predicts a first token
+    rows = Layout(padded, shifted=architecture.kind == "decoder", picks=False)
+    kept = activations.keep(model, rows, features, batch_size=4, passes=3)
+    assert kept is not None
+    model.train()
+    found = []
+    for entered in (kept.entered(model, kept.collate(kept.numbered()[::2])), nullcontext(padded(features[::2]))):
+        model.zero_grad()
+        with entered as batch:
+            logits, labels = activations.run(model, rows, batch)
+            logits[labels != IGNORED].square().sum().backward()
+        found.append([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
+    assert len(found[0]) == 2
+    for ours, reference in zip(*found, strict=True):
+        close(ours, reference, 1e-5)

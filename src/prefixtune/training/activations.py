@@ -245,9 +245,11 @@ def _on(model: PreTrainedModel, batch: Batch) -> dict[str, Any]:
 
 
 def _gap(ours: Tensor, reference: Tensor, labels: Tensor) -> float:
-    """The largest difference of logits that have a label, as a part of the largest of them; infinite for no number."""
+    """The largest difference of logits that have a label, as a part of the largest; infinite where there are none."""
     if ours.ndim > 2 and labels.shape == ours.shape[:2]:
         ours, reference = ours[labels != IGNORED], reference[labels != IGNORED]
+    if not ours.numel():
+        return math.inf
     if torch.equal(ours, reference):
         return 0.0
     gap = ((ours - reference).abs().max() / reference.abs().max()).item()
