@@ -126,17 +126,31 @@ class Budgeted(Baseline):
     parameters: int | None = None
     """Numbers added, instead of percent."""
 
+    length: int | None = None
+    """Numbers added, instead of percent: as many as an adaptive prefix (APT) of this length has."""
+
     def __post_init__(self) -> None:
         if not 0 < self.percent <= 100:
             raise ConfigError(f"percent={self.percent}: expected more than 0, and at most 100")
         if self.parameters is not None and self.parameters < 1:
             raise ConfigError(f"parameters={self.parameters}: expected at least 1")
+        if self.length is not None and self.length < 1:
+            raise ConfigError(f"length={self.length}: expected at least 1")
+        if self.length is not None and self.parameters is not None:
+            raise ConfigError("parameters and length both say how large the baseline is; expected one of them")
 
     def budget(self, model: PreTrainedModel) -> int:
         """The numbers to spend on `model`."""
         if self.parameters is not None:
             return self.parameters
+        if self.length is not None:
+            return sum(_adaptive_size(layer, self.length) for layer in measured(model).layers)
         return round(self.percent / 100 * sum(parameter.numel() for parameter in model.parameters()))
+
+
+def _adaptive_size(layer: Layer, length: int) -> int:
+    """The numbers of APT in one layer: keys, values, the token gate's weights and the layer gate."""
+    return length * (layer.groups * (layer.key_size + layer.value_size) + layer.hidden) + 1
 
 
 def share_units(costs: Sequence[int], budget: int, what: str) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prefixtune.reproduce import papers, recipes
-from prefixtune.reproduce.experiment import Arm, Cell, Experiment
+from prefixtune.reproduce.experiment import Arm, Cell, Experiment, Trained
 
 
 def arms(cell: Cell) -> Sequence[Arm]:
@@ -14,6 +14,10 @@ def arms(cell: Cell) -> Sequence[Arm]:
         recipes.free_prefix(cell, "P-Tuning v2"),
         recipes.free_prefix(cell, "P-Tuning v2 1.5x", stretch=1.5),  # as many numbers as APT
         recipes.free_prefix(cell, "APT", "adaptive"),
+        Trained(
+            name="LoRA", kind="lora", options={"length": recipes.understanding_length(cell)}, recipe={"lr": 1e-3}
+        ),
+        Trained(name="Linear probe", kind="linear_probe", recipe={"lr": 1e-2}),
     )
 
 
@@ -24,5 +28,6 @@ EXPERIMENT = Experiment(
     arms=arms,
     recipe=recipes.understanding,
     figures=papers.APT,
-    notes="The paper chooses batches among 8, 16 and 32; here they are P-Tuning v2's.",
+    notes="The paper chooses batches among 8, 16 and 32; here they are P-Tuning v2's. LoRA (of APT's size, rate 1e-3) "
+    "and the linear probe (rate 1e-2) are not in the paper.",
 )
