@@ -17,6 +17,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 # it only hands names on, so a name taken from it counts as an import from the module that the name lives in.
 FLOORS = {
     "errors": 0,
+    "finding": 0,
     "kernel": 0,
     "attention": 0,
     "packing": 0,

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 from typing import TYPE_CHECKING
 
-from prefixtune.errors import ConfigError, near_miss
+from prefixtune.finding import file_called, file_names, only_class
 
 if TYPE_CHECKING:
     from prefixtune.training.baseline import Baseline
@@ -15,19 +12,11 @@ if TYPE_CHECKING:
 
 def names() -> list[str]:
     """Every baseline's name, in alphabetical order."""
-    return sorted(found.name for found in pkgutil.iter_modules(__path__))
+    return file_names(__path__)
 
 
 def find(name: str) -> type[Baseline]:
     """The dataclass of the baseline `name`. Raises ConfigError with the near miss."""
     from prefixtune.training.baseline import Baseline
 
-    if name not in names():
-        raise ConfigError(f"unknown baseline {name!r}{near_miss(name, names())}")
-    module = importlib.import_module(f"{__name__}.{name}")
-    (own,) = (
-        value
-        for value in vars(module).values()
-        if inspect.isclass(value) and issubclass(value, Baseline) and value.__module__ == module.__name__
-    )
-    return own
+    return only_class(file_called(name, __name__, names(), "baseline"), Baseline)  # type: ignore[type-abstract]

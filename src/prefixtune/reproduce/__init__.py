@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
-from prefixtune.errors import ConfigError, near_miss
+from prefixtune.finding import file_called, file_names
 from prefixtune.reproduce import experiments
 from prefixtune.reproduce.experiment import Experiment
 
 
 def names() -> list[str]:
     """The names of all experiments."""
-    return sorted(found.name for found in pkgutil.iter_modules(experiments.__path__))
+    return file_names(experiments.__path__)
 
 
 def find(name: str) -> Experiment:
     """The experiment called `name`. Raises ConfigError with the near miss. Loads neither torch nor data."""
-    if name not in names():
-        raise ConfigError(f"unknown experiment {name!r}{near_miss(name, names())}")
-    return importlib.import_module(f"{experiments.__name__}.{name}").EXPERIMENT
+    return file_called(name, experiments.__name__, names(), "experiment").EXPERIMENT
