@@ -74,6 +74,7 @@ class Forward:
     positions: Tensor | None  # [B, T]: of the real tokens, the first at 0; None where no prefix needs them
     cache: Cache | None
     packing: Packing | None = None
+    reals: dict[int, Tensor] = field(default_factory=dict)  # `real` of every length asked for, the same in all layers
     turns: Counter[nn.Module] = field(default_factory=Counter)
     hidden: Tensor | None = None  # what the attention module now running reads, [B, T, d]
     starts: dict[str, Tensor] = field(
@@ -82,7 +83,9 @@ class Forward:
 
     def real(self, length: int) -> Tensor | None:
         """`[B, T]`: True where the `length` queries are text; None when that is everywhere."""
-        return None if self.mask is None else self.mask[:, -length:].bool()
+        if self.mask is not None and length not in self.reals:
+            self.reals[length] = self.mask[:, -length:].bool()
+        return self.reals.get(length)
 
 
 class Stack:

@@ -50,11 +50,12 @@ class Seat:
         forward.turns[call.module] += 1
         layer = self.layers[turn % len(self.layers)]
         name = f"{layer.site}.{layer.index}"
-        call = replace(call, hidden=forward.hidden)
-        if forward.packing is not None:
-            call = packing.taken_apart(call, forward.packing)
-        call = replace(call, real=forward.real(call.query.shape[2]))
-        forward.hidden = None
+        hidden, forward.hidden = forward.hidden, None
+        if forward.packing is None:
+            call = replace(call, hidden=hidden, real=forward.real(call.query.shape[2]))
+        else:
+            call = packing.taken_apart(replace(call, hidden=hidden), forward.packing)
+            call = replace(call, real=forward.real(call.query.shape[2]))
         if len(forward.groups) > 1 and call.query.shape[0] != forward.batch:
             raise ConfigError(
                 f"{type(call.module).__name__} cuts {forward.batch} rows into {call.query.shape[0]} pieces, so a "
@@ -113,12 +114,10 @@ class Seat:
         if prefix.reads == "first":
             assert call.hidden is not None
             call = replace(call, start=self.stack.start(forward, slot, call.hidden))
-        call = replace(
-            call,
-            made=group.made.get(slot.key),
-            prefix_mask=scrolled(prefix, slot, forward),
-            prefix_bias=self._prefix_bias(prefix, slot, call, forward),
-        )
+        made, mask = group.made.get(slot.key), scrolled(prefix, slot, forward)
+        bias = self._prefix_bias(prefix, slot, call, forward)
+        if made is not None or mask is not None or bias is not None:  # a copy of a call takes its time in decoding
+            call = replace(call, made=made, prefix_mask=mask, prefix_bias=bias)
         if group.rows is not None:
             call = call.select(group.rows)
         for watch in self.stack.chooser.watchers:
