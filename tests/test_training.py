@@ -24,7 +24,7 @@ from prefixtune.prefix import Method
 from prefixtune.training import RunConfig, results
 from prefixtune.training.bench import Bench, read_data
 from prefixtune.training.run import train
-from prefixtune.training.trainer import EpochSampler, PrefixTrainer, build_trainer
+from prefixtune.training.trainer import EpochSampler, PrefixTrainer, build_trainer, padding_share
 
 # torch's scheduler and accelerate warn of each other's use; nothing of ours can change it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*:UserWarning")
@@ -248,6 +248,23 @@ def test_batches_do_not_run_from_long_to_short() -> None:
     rises = sum(later > earlier for earlier, later in zip(means, means[1:], strict=False))
     assert means[0] == max(LENGTHS), "the longest batch comes first"
     assert 0.3 < rises / len(means) < 0.6
+
+
+def test_the_share_of_padding_is_that_of_the_batches() -> None:
+    assert padding_share([3] * 40, 8) == 0
+    assert padding_share([1, 9], 2) == pytest.approx(1 - 10 / 18)
+    assert padding_share([1, 9] * 32, 2) < 0.1, "examples of similar length are batched"
+
+
+@pytest.mark.parametrize(("spread", "packed"), [(0, False), (6, True)])
+def test_tagging_is_packed_where_batches_would_hold_much_padding(
+    tmp_path: Path, bert: str, spread: int, packed: bool
+) -> None:
+    counts = [2 + index % (1 + spread) for index in range(16)]
+    rows = [{"tokens": ["A", *"w" * count], "tags": ["B-NAME", *"O" * count]} for count in counts]
+    run = config(tmp_path, "tagging", bert, batch_size=16, train=tiny.jsonl(tmp_path / "rows.jsonl", rows))
+    batch = next(iter(trainer_of(run).get_train_dataloader()))
+    assert ("position_ids" in batch) == packed
 
 
 # --- learning rates ------------------------------------------------------------------------------------------------

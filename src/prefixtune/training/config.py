@@ -126,7 +126,7 @@ class RunConfig:
     """Save memory by computing activations twice."""
 
     packing: str = "auto"
-    """Training batches as one row without padding: 'auto' (where that is exact), 'always' (or refuse) or 'never'."""
+    """Training batches as one row without padding: 'auto' (where exact and faster), 'always' (or refuse) or 'never'."""
 
     activation_cache: float | None = None
     """GiB at most for what the layers below the lowest prefix compute, the same in every epoch; 0: off. Default: 2."""
