@@ -152,6 +152,7 @@ def plot(found: dict[str, dict[str, list[float]]]) -> None:
     """Time against each axis, training above decoding."""
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
     figure, panels = plt.subplots(2, len(AXES), figsize=(4 * len(AXES), 7), sharex="col", squeeze=False)
     colours = {"frozen floor": "0.4", "bare model": "0.4", "P-Tuning v2": "C0", "APT": "C1"}
@@ -162,9 +163,12 @@ def plot(found: dict[str, dict[str, list[float]]]) -> None:
             panel.loglog(values, [t * 1000 for t in times], "o-", color=colours[way], label=way, markersize=4)
             panel.set_ylabel(f"{kind} step, ms" if column == 0 else "")
             panel.grid(True, which="major", alpha=0.3)
+            panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+            panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            panel.yaxis.set_minor_formatter(NullFormatter())
         panels[1, column].set_xlabel(TITLES[axis])
         panels[1, column].set_xticks(values, [str(value) for value in values])
-        panels[1, column].minorticks_off()
+        panels[1, column].xaxis.set_minor_locator(NullLocator())
     for row in panels:
         row[0].legend(frameon=False)
     figure.tight_layout()
