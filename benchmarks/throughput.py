@@ -32,7 +32,7 @@ from train_step import frozen_floor
 import prefixtune as pt
 from prefixtune import tasks
 from prefixtune.tasks.loading import load_base, window
-from prefixtune.training.trainer import EpochSampler, PrefixTrainer
+from prefixtune.training.trainer import EpochSampler, PrefixTrainer, padding_share
 
 SECTION = "Training throughput"
 BASELINE = "PEFT, default"
@@ -71,6 +71,11 @@ class Timed:
 
     def __init__(self, trainer: tf.Trainer, steps: int) -> None:
         self.trainer, self.steps = trainer, steps
+
+    def padding(self) -> float:
+        """The share of padding in an epoch of batches by length."""
+        lengths = [len(feature["input_ids"]) for feature in self.trainer.train_dataset]
+        return padding_share(lengths, self.trainer.args.per_device_train_batch_size)
 
     def speed(self) -> float:
         """Useful tokens a second of processor time over the next steps."""
@@ -153,7 +158,9 @@ def measure(work: Work, given: argparse.Namespace) -> str:
         lines.append([name, f"{speed:.0f}", f"{statistics.median(ratios):.2f}", f"{statistics.median(floor):.2f}"])
         print(work.name, *lines[-1], sep="\t", flush=True)
     head = ["way", "useful tokens/s", "speed / PEFT, default", "time a token / frozen floor"]
-    title = f"### {work.name} ({Path(work.model).name}, batches of {given.batch_size}, P={LENGTH})"
+    share = f"{every['padded'].padding():.1%} padding in batches by length"
+    title = f"### {work.name} ({Path(work.model).name}, batches of {given.batch_size}, P={LENGTH}, {share})"
+    print(title)
     return f"{title}\n\n" + report.table(head, lines)
 
 

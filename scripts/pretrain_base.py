@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pretrain_demo_decoder import BOS, EOS, PAD, write
+from pretrain_demo_decoder import BOS, EOS, PAD, Steps, write
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import (
@@ -167,26 +167,12 @@ def repair_batches(tokenizer: Any, data: Path, seed: int, args: argparse.Namespa
 
 def pretrain(model: Any, batches: Iterator[dict[str, Tensor]], args: argparse.Namespace) -> float:
     """Train for `args.steps` steps; the mean loss of the last tenth, in nats a token."""
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and not re.search("embed|shared", name)]
-    others = [p for name, p in model.named_parameters() if p.ndim != 2 or re.search("embed|shared", name)]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Muon(matrices, lr=args.lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
-    schedules = [
-        torch.optim.lr_scheduler.OneCycleLR(o, args.lr, total_steps=args.steps, pct_start=0.05, cycle_momentum=False)
-        for o in optimizers
-    ]
+    steps = Steps(model, args.lr, args.steps)
     model.train()
     losses, start = [], time.monotonic()
     for step, batch in enumerate(itertools.islice(batches, args.steps), 1):
         loss = model(**batch).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer, schedule in zip(optimizers, schedules, strict=True):
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
+        steps.step(loss)
         losses.append(loss.item())
         if step % 50 == 0:
             print(f"step {step} loss {sum(losses[-50:]) / 50:.3f} {time.monotonic() - start:.0f} s", flush=True)

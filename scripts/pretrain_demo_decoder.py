@@ -16,6 +16,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import tempfile
 import time
@@ -111,28 +112,43 @@ def copying(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: 
     return right / total
 
 
-def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace) -> None:
-    # Muon for the matrices: this small model learns to copy from the record in half the steps that AdamW takes.
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
-    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Muon(matrices, lr=args.lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
-    schedules = [
-        torch.optim.lr_scheduler.OneCycleLR(o, args.lr, total_steps=args.steps, pct_start=0.05, cycle_momentum=False)
-        for o in optimizers
-    ]
-    start = time.monotonic()
-    data = batches(blocks(tokenizer, SEED + 2, args.length), args.batch)
-    for step, ids in enumerate(itertools.islice(data, args.steps), 1):
-        loss = model(input_ids=ids, labels=ids).loss
+class Steps:
+    """Optimisers and their schedules over `total` steps, up to the rate `lr` and down again.
+
+    Muon for the matrices: a small model learns to copy from a record in half the steps that AdamW takes. AdamW for the
+    rest, embeddings among it.
+    """
+
+    def __init__(self, model: torch.nn.Module, lr: float, total: int) -> None:
+        self.model = model
+        apart = {name for name, p in model.named_parameters() if p.ndim != 2 or re.search("embed|shared", name)}
+        matrices = [p for name, p in model.named_parameters() if name not in apart]
+        others = [p for name, p in model.named_parameters() if name in apart]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(matrices, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.95), weight_decay=0.0),
+        ]
+        self.schedules = [
+            torch.optim.lr_scheduler.OneCycleLR(o, lr, total_steps=total, pct_start=0.05, cycle_momentum=False)
+            for o in self.optimizers
+        ]
+
+    def step(self, loss: torch.Tensor) -> None:
+        """One step down this loss."""
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
+
+
+def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace) -> None:
+    steps, start = Steps(model, args.lr, args.steps), time.monotonic()
+    data = batches(blocks(tokenizer, SEED + 2, args.length), args.batch)
+    for step, ids in enumerate(itertools.islice(data, args.steps), 1):
+        loss = model(input_ids=ids, labels=ids).loss
+        steps.step(loss)
         if step % 100 == 0:
             print(f"step {step} loss {loss.item():.3f} {time.monotonic() - start:.0f} s", flush=True)
         if step % 250 == 0 or step == args.steps:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
-from prefixtune.corpora.corpus import Hub, Splits, converted, numbered, read_json
+from prefixtune.corpora.corpus import Corpus, Hub, Splits, converted, numbered, read_json
 from prefixtune.errors import DataError
 from prefixtune.tasks.readers import Row, Table
 
@@ -49,6 +51,30 @@ def topic(url: str) -> str | None:
     if found is None:
         return None
     return "sport" if found[1] else re.split(r"[-_]", found[2])[0]
+
+
+class TopicSplit(Corpus):
+    """XSum with some topics for training and development, and others for the test (Prefix-Tuning, section 6.4)."""
+
+    task: ClassVar[str] = "text2text"
+    metrics: ClassVar[tuple[str, ...]] = ("rouge1", "rouge2", "rougeL")
+    layout: ClassVar[str] = LAYOUT
+    hub: ClassVar[str] = "an XSum with a column url"
+
+    @abstractmethod
+    def trains_on(self, section: str) -> bool:
+        """Whether articles of this topic are for training and development."""
+
+    @abstractmethod
+    def tests_on(self, section: str) -> bool:
+        """Whether articles of this topic are for the test."""
+
+    def original(self, folder: Path) -> Splits | None:
+        found = from_files(folder, self.need)
+        return None if found is None else by_topic(found, self.trains_on, self.tests_on)
+
+    def published(self, hub: Hub) -> Splits:
+        return by_topic(from_hub(hub), self.trains_on, self.tests_on)
 
 
 def by_topic(splits: Splits, trained: Callable[[str], bool], tested: Callable[[str], bool]) -> Splits:
