@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 import prefixtune as pt
-from prefixtune import baselines
+from prefixtune import baselines, methods
 from prefixtune.bank import bank_of, names_in
 from prefixtune.baselines.infix import PLACE
 from prefixtune.errors import ConfigError
@@ -162,15 +162,18 @@ def test_a_budget_is_met_within_five_percent(
 
 
 @pytest.mark.parametrize("kind", ["adapter", "lora"])
-def test_a_budget_by_length_is_the_size_of_apt(folder: Path, kind: str) -> None:
-    apt, _ = base(folder, "bert")
-    pt.attach(apt, pt.AdaptivePrefix(length=8))
-    asked = sum(p.numel() for p in bank_of(apt).get("default").parameters())
-    model = adapted(folder, "bert", kind, length=8)
+@pytest.mark.parametrize("like", ["adaptive", "p_tuning_v2"])
+def test_a_budget_by_length_is_the_size_of_the_prefix(folder: Path, kind: str, like: str) -> None:
+    other, _ = base(folder, "bert")
+    pt.attach(other, methods.find(like)(length=8))
+    asked = sum(p.numel() for p in bank_of(other).get("default").parameters())
+    model = adapted(folder, "bert", kind, length=8, like=like)
     added = sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and "classifier" not in name)
     assert abs(added - asked) <= 0.05 * asked
     with pytest.raises(ConfigError, match="expected one of them"):
         adapted(folder, "bert", kind, length=8, parameters=1000)
+    with pytest.raises(ConfigError, match="unknown like 'adaptiv'.*adaptive"):
+        adapted(folder, "bert", kind, length=8, like="adaptiv")
 
 
 @pytest.mark.parametrize("kind", ["adapter", "lora"])

@@ -88,7 +88,7 @@ def test_every_experiment_can_be_made(name: str) -> None:
             if isinstance(arm, Trained | Counted):
                 assert plan.adaptation(arm.kind, arm.options).kind() == arm.kind
             if isinstance(arm, Trained | Variable):
-                assert set(arm.recipe) == {"lr"}, "the rest is shared by all rows"
+                assert set(arm.recipe) <= {"lr", "part_lr"}, "the rest is shared by all rows"
             assert search.comes_after(arm) in (None, *seen), "what a row reads is run before it"
             seen.append(arm.name)
 
@@ -188,10 +188,12 @@ class Fake:
 
     def __init__(self, diverges: float | None = None) -> None:
         self.calls: list[tuple[str, float, set[str], int]] = []
+        self.steps: dict[str, int | None] = {}
         self.diverges = diverges
 
     def __call__(self, config: RunConfig, what: Any, task: Any, data: Any, **_: Any) -> dict[str, Any]:
         self.calls.append((config.output, config.lr, set(data.tests), config.seed))
+        self.steps[Path(config.output).name] = config.max_steps
         if config.lr == self.diverges:
             raise Diverged("training diverged")
         dev = {1e-3: 0.2, 1e-2: 0.9, 1e-1: 0.1}[config.lr]
@@ -227,6 +229,27 @@ def test_development_data_choose_and_trials_never_see_the_test_data(
     assert [(rate, tests, seed) for _, rate, tests, seed in finals] == 2 * [
         (1e-2, {"test"}, 42), (1e-2, {"test"}, 43),
     ]  # fmt: skip
+
+
+def test_trials_can_be_shorter_than_runs(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake()
+    run_fake(place, tmp_path / "out", monkeypatch, fake, trial_steps=7)
+    assert {fake.steps["trial-1"], fake.steps["trial-3"]} == {7}
+    assert {fake.steps["seed-42"], fake.steps["seed-43"]} == {None}
+
+
+def test_rates_of_parts_keep_their_ratio_to_the_rate_that_is_tried(place: Path, tmp_path: Path) -> None:
+    arm = Trained(name="P", kind="p_tuning_v2", recipe={"lr": 0.1, "part_lr": {"keys": 0.3}})
+    options = Options(model=str(place / "bert"), data=[str(place)], lr=[0.01, 0.1])
+    experiment = tiny_experiment(arms=lambda cell: [arm])
+    made = plan.Plan("fake", experiment, options, tmp_path, BASES[0])
+    data = material.read("conll04", material.Place(str(place / "conll04"), own=True), None)
+    configs = [
+        made.config(Cell("conll04", None, BASES[0]), arm, data, tried, kind=arm.kind, seed=1, output=tmp_path)
+        for tried in search.candidates(arm, experiment, options)
+    ]
+    rates = [(config.lr, (config.part_lr or {})["keys"]) for config in configs]
+    assert rates == [(0.01, pytest.approx(0.03)), (0.1, pytest.approx(0.3))]
 
 
 def test_a_trial_that_diverges_is_out_of_the_search(

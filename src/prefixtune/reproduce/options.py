@@ -46,6 +46,9 @@ class Options:
     trials: int | None = None
     """Trials of every row, chosen among on development data. Default: as many as --lr and --lengths make."""
 
+    trial_steps: int | None = None
+    """Optimiser steps of a trial, for a search that costs less than the runs. Default: as many as a run has."""
+
     sizes: Sequence[int] | None = None
     """Training examples, in the experiments with few."""
 
@@ -83,7 +86,7 @@ class Options:
         for name, value in _QUICK.items() if self.quick else ():
             if getattr(self, name) is None:
                 setattr(self, name, value)
-        for name in ("seeds", "trials", "subsets", "limit"):
+        for name in ("seeds", "trials", "trial_steps", "subsets", "limit"):
             if (given := getattr(self, name)) is not None and given < 1:
                 raise ConfigError(f"--{name} {given}: expected at least 1")
         for name in ("lengths", "sizes"):

@@ -66,11 +66,13 @@ class Plan:
 
     def config(
         self, cell: Cell, arm: Trained | Variable, material: Material, candidate: Candidate, *, kind: str, seed: int,
-        output: Path,
+        output: Path, trial: bool = False,
     ) -> RunConfig:  # fmt: skip
         """The whole configuration of one run: the paper's recipe, the row's, what is tried, what the user changed."""
-        recipe = {**self.experiment.recipe(cell), **arm.recipe, **candidate.recipe}
+        recipe = {**self.experiment.recipe(cell), **_rates(arm, candidate)}
         changes = self.options.changes()
+        if trial and self.options.trial_steps is not None:
+            changes["max_steps"] = self.options.trial_steps
         if "epochs" in changes and "max_steps" not in changes:
             recipe.pop("max_steps", None)
         settings = {"dtype": "float32", "eval_batch_size": 32, **material.settings, **recipe, **changes}
@@ -78,6 +80,15 @@ class Plan:
             model=self.options.model, task=material.task.kind, train=f"{cell.corpus}:train", eval=f"{cell.corpus}:dev",
             method=kind, output=str(output), seed=seed, **_fitting(settings),
         )  # fmt: skip
+
+
+def _rates(arm: Trained | Variable, candidate: Candidate) -> dict[str, Any]:
+    """The row's learning rates under a candidate: those of parts keep their ratio to the rate of all."""
+    rates = {**arm.recipe, **candidate.recipe}
+    if "part_lr" in rates:
+        times = rates["lr"] / arm.recipe["lr"]
+        rates["part_lr"] = {part: rate * times for part, rate in rates["part_lr"].items()}
+    return rates
 
 
 def _fitting(settings: dict[str, Any]) -> dict[str, Any]:

@@ -211,8 +211,9 @@ class Worker:
         else:
             what = self._adaptation(arm, candidate, draw, seed, data.train)
             config = plan.config(
-                cell, arm, self.material, candidate, kind=what.kind(), seed=seed, output=folder
-            )
+                cell, arm, self.material, candidate, kind=what.kind(), seed=seed, output=folder,
+                trial=not tested,
+            )  # fmt: skip
             begun_before = (folder / results.RUN).is_file()
             try:
                 found = fit(

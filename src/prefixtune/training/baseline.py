@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from prefixtune import architectures, geometry
 from prefixtune.bank import BANK
 from prefixtune.checkpoint import TRAINING, write_whole
-from prefixtune.errors import ConfigError
+from prefixtune.errors import ConfigError, near_miss
 from prefixtune.geometry import Geometry, Layer
 from prefixtune.heads import head_names
 from prefixtune.training.adaptation import Adaptation
@@ -127,7 +127,10 @@ class Budgeted(Baseline):
     """Numbers added, instead of percent."""
 
     length: int | None = None
-    """Numbers added, instead of percent: as many as an adaptive prefix (APT) of this length has."""
+    """Numbers added, instead of percent: as many as a prefix of this length has."""
+
+    like: str = "adaptive"
+    """The prefix that `length` speaks of: adaptive (APT) or p_tuning_v2 (also Prefix-Tuning without its MLP)."""
 
     def __post_init__(self) -> None:
         if not 0 < self.percent <= 100:
@@ -138,19 +141,29 @@ class Budgeted(Baseline):
             raise ConfigError(f"length={self.length}: expected at least 1")
         if self.length is not None and self.parameters is not None:
             raise ConfigError("parameters and length both say how large the baseline is; expected one of them")
+        if self.like not in _SIZES:
+            raise ConfigError(f"unknown like {self.like!r}{near_miss(self.like, _SIZES)}")
 
     def budget(self, model: PreTrainedModel) -> int:
         """The numbers to spend on `model`."""
         if self.parameters is not None:
             return self.parameters
         if self.length is not None:
-            return sum(_adaptive_size(layer, self.length) for layer in measured(model).layers)
+            return sum(_SIZES[self.like](layer, self.length) for layer in measured(model).layers)
         return round(self.percent / 100 * sum(parameter.numel() for parameter in model.parameters()))
+
+
+def _free_size(layer: Layer, length: int) -> int:
+    """The numbers of P-Tuning v2 in one layer: keys and values."""
+    return length * layer.groups * (layer.key_size + layer.value_size)
 
 
 def _adaptive_size(layer: Layer, length: int) -> int:
     """The numbers of APT in one layer: keys, values, the token gate's weights and the layer gate."""
-    return length * (layer.groups * (layer.key_size + layer.value_size) + layer.hidden) + 1
+    return _free_size(layer, length) + length * layer.hidden + 1
+
+
+_SIZES = {"adaptive": _adaptive_size, "p_tuning_v2": _free_size}
 
 
 def share_units(costs: Sequence[int], budget: int, what: str) -> list[int]:
