@@ -1,0 +1,31 @@
+"""What APT's size buys: gates, a longer prefix without gates, or a LoRA; and keys that learn faster than the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prefixtune.reproduce import recipes
+from prefixtune.reproduce.experiment import Arm, Cell, Experiment, Trained
+
+_FAST = {"lr": 2e-2, "part_lr": {"keys": 0.1}}
+
+
+def arms(cell: Cell) -> Sequence[Arm]:
+    length = recipes.understanding_length(cell)
+    free = {"length": round(1.5 * length), "dropout": 0.1}
+    return (
+        recipes.encoder_fine_tuning(),
+        Trained(name="LoRA", kind="lora", options={"length": length}, recipe={"lr": 1e-3}),
+        recipes.free_prefix(cell, "APT", "adaptive"),
+        Trained(name="APT fast keys", kind="adaptive", options={**free, "length": length}, recipe=_FAST),
+        Trained(name="P-Tuning v2 1.5x fast keys", kind="p_tuning_v2", options=free, recipe=_FAST, stretch=1.5),
+    )
+
+
+EXPERIMENT = Experiment(
+    paper="not in the papers",
+    shows="Of APT's size: LoRA, APT, a longer free prefix, and what it brings to let keys learn five times as fast",
+    corpora=(*recipes.SUPERGLUE, *recipes.NER),
+    arms=arms,
+    recipe=recipes.understanding,
+)
