@@ -95,7 +95,8 @@ def line(label: str, call: AttentionCall, length: int, kind: str, seconds: float
     """One line of the table."""
     without, joined, merged = ratios(call, length, kind, seconds)
     gate = gate_of(kind, call.query.shape[0], call.query.shape[2], length)
-    chosen = "merged" if attention.merging_pays(call, length, gate) else "joined"
+    key, value = torch.empty(2, HEADS, length, SIZE)
+    chosen = "merged" if attention.merging_pays(call, key, value, gate) else "joined"
     row = [label, str(length), kind, f"{without:.2f}", f"{joined:.2f}", f"{merged:.2f}", chosen]
     print(*row, sep="\t", flush=True)
     return row

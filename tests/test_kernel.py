@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from prefixtune import attention, kernel
+from prefixtune import attention, flash, kernel
 from prefixtune.attention import AttentionCall, joint_attention
 from prefixtune.kernel import merged_attention
 
@@ -105,13 +105,13 @@ def masks() -> dict[str, tuple[Tensor | None, bool]]:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks of queries even in these small shapes."""
-    monkeypatch.setattr(kernel, "_blocks", lambda heads, count, length: [slice(0, 4), slice(4, count)])
+    monkeypatch.setattr(kernel, "_blocks", lambda heads, count, length, device: [slice(0, 4), slice(4, count)])
 
 
 def with_gradients(function: Callable[..., Tensor], inputs: tuple[Tensor | None, ...], *rest: Any) -> list[Tensor]:
     """The output and the gradients of everything that has one."""
     out = function(*inputs, *rest)
-    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(out.dtype)
+    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(out)
     return [out, *torch.autograd.grad(out, [x for x in inputs if x is not None and x.requires_grad], weights)]
 
 
@@ -291,7 +291,7 @@ def test_layers_below_the_lowest_prefix_cost_no_flash_backward() -> None:
 @pytest.mark.parametrize("gate", GATES)
 def test_nothing_of_size_queries_times_keys_is_kept_or_made(gate: str, monkeypatch: pytest.MonkeyPatch) -> None:
     queries, keys = 256, 256
-    monkeypatch.setattr(kernel, "BLOCK", 64)  # the least: 64 queries a block
+    monkeypatch.setitem(kernel.BLOCK, "cpu", 64)  # the least: 64 queries a block
     shape = GATES[gate] and (GATES[gate][0], 1 if GATES[gate][1] == 1 else queries)
     inputs = tensors((4, 4), shape, queries=queries, keys=keys)
     saved: list[Tensor] = []
@@ -402,15 +402,15 @@ def test_what_the_kernel_cannot_do_is_joined(changes: dict[str, Any], merges: li
 
 
 def test_other_devices_are_joined() -> None:
-    assert kernel.available(torch.empty(1))
-    assert not kernel.available(torch.empty(1, device="meta"))
-    assert not kernel.available(torch.empty(1, dtype=torch.int64))
+    assert flash.available(torch.empty(1))
+    assert not flash.available(torch.empty(1, device="meta"))
+    assert not flash.available(torch.empty(1, dtype=torch.int64))
 
 
 def test_merging_is_chosen_where_it_was_measured_to_pay() -> None:
     def pays(rows: int, queries: int, keys: int, length: int, gate: Tensor | None = None) -> bool:
         shape = {"query": torch.empty(rows, 4, queries, D), "key": torch.empty(rows, 2, keys, D)}
-        return attention.merging_pays(call(**shape)[0], length, gate)
+        return attention.merging_pays(call(**shape)[0], torch.empty(2, length, D), torch.empty(2, length, D), gate)
 
     assert pays(2, 1024, 1024, 16) and pays(8, 64, 64, 100)
     assert not pays(4, 256, 256, 20)

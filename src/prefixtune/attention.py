@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from prefixtune import kernel
+from prefixtune import flash, kernel
+from prefixtune.trials import Trials, synchronised
 
 AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
 
@@ -137,8 +138,15 @@ def joint_attention(
     of K and V per example.
     """
     prefix_key, prefix_value = prefix_key.to(call.key.dtype), prefix_value.to(call.value.dtype)
-    if can_merge(call) and merging_pays(call, prefix_key.shape[1], gate):
+    if can_merge(call) and merging_pays(call, prefix_key, prefix_value, gate):
         return merge(call, prefix_key, prefix_value, gate), None
+    return _join(call, prefix_key, prefix_value, gate)
+
+
+def _join(
+    call: AttentionCall, prefix_key: Tensor, prefix_value: Tensor, gate: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """The joint attention by the model's own function, or written out."""
     if gate is not None and gate.shape[1] > 1:
         return _gated_by_position(call, prefix_key, prefix_value, gate.to(call.query.dtype))
     if gate is not None:
@@ -152,7 +160,7 @@ def can_merge(call: AttentionCall) -> bool:
     options, bias = call.options, call.options.get("position_bias")
     return (
         call.base is sdpa_attention_forward
-        and kernel.available(call.query)
+        and flash.available(call.query)
         and len(call.query) == len(call.key)
         and not options.get("dropout")
         and options.get("softcap") is None  # which sdpa refuses, with its own message
@@ -163,16 +171,47 @@ def can_merge(call: AttentionCall) -> bool:
     )
 
 
-def merging_pays(call: AttentionCall, length: int, gate: Tensor | None) -> bool:
-    """Whether merging is faster than joining; measured by benchmarks/attention.py, on one core.
+def merging_pays(call: AttentionCall, prefix_key: Tensor, prefix_value: Tensor, gate: Tensor | None) -> bool:
+    """Whether merging is faster than joining: on CPUs by benchmarks/attention.py, on one core; elsewhere by trial.
 
     A short prefix in front of some hundred tokens is cheaper joined: there, flash attention gains nothing from
     causality yet. Decoding in a small batch is all overhead.
     """
-    B, T, S = len(call.query), call.query.shape[2], call.key.shape[2]
+    if call.query.device.type != "cpu":
+        return _wins_its_trial(call, prefix_key, prefix_value, gate)
+    B, T, S, length = len(call.query), call.query.shape[2], call.key.shape[2], prefix_key.shape[1]
     if T == 1:
         return B * (S + length) >= 512
     return S >= 512 or 4 * length > S or (gate is not None and gate.shape[1] > 1)
+
+
+TRIALS = Trials(synchronised)
+
+
+def _wins_its_trial(call: AttentionCall, prefix_key: Tensor, prefix_value: Tensor, gate: Tensor | None) -> bool:
+    """What was found for calls of about this shape, by running both ways the first time."""
+    if torch.compiler.is_compiling() or (call.query.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return False  # nothing can be timed in a graph
+    inputs = (call.query, call.key, call.value, prefix_key, prefix_value, gate)
+    shapes = [None if x is None else tuple(_rounded(size) for size in x.shape) for x in (*inputs, call.mask)]
+    asking = [x is not None and x.requires_grad and torch.is_grad_enabled() for x in inputs]
+    kind = (call.query.device, call.query.dtype, call.causal, "position_bias" in call.options, *shapes, *asking)
+
+    def of(query: Tensor, key: Tensor, value: Tensor) -> AttentionCall:
+        return replace(call, query=query, key=key, value=value)
+
+    def merged(q: Tensor, k: Tensor, v: Tensor, pk: Tensor, pv: Tensor, g: Tensor | None) -> Tensor:
+        return merge(of(q, k, v), pk, pv, g)
+
+    def joined(q: Tensor, k: Tensor, v: Tensor, pk: Tensor, pv: Tensor, g: Tensor | None) -> Tensor:
+        return _join(of(q, k, v), pk, pv, g)[0]
+
+    return TRIALS.wins(kind, merged, joined, inputs)
+
+
+def _rounded(size: int) -> int:
+    """The next power of two: lengths that differ a little are one kind."""
+    return 1 << (size - 1).bit_length() if size else 0
 
 
 @dataclass(frozen=True)

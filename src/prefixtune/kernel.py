@@ -19,19 +19,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-BLOCK = 2**17
-"""How many prefix scores are in memory at a time; 512 KB in float32 stay in a core's cache."""
+from prefixtune import flash
 
-LOW_PRECISION = (torch.float16, torch.bfloat16)
-DTYPES = (torch.float64, torch.float32, *LOW_PRECISION)
+BLOCK = {"cpu": 2**17, "cuda": 2**24}
+"""How many prefix scores are in memory at a time; on a CPU, 512 KB in float32 stay in a core's cache."""
 
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor | None]
 """Of the queries, the prefix's keys, its values and the gate."""
-
-
-def available(query: Tensor) -> bool:
-    """Whether torch has a flash attention here that gives its log-sum-exp and takes one back: on CPUs."""
-    return query.device.type == "cpu" and query.dtype in DTYPES
 
 
 def merged_attention(
@@ -52,9 +46,10 @@ def merged_attention(
     bool (True = visible) or additive, without a gradient; `causal` aligns the first query with the first key.
     A query whose every token is masked attends to the prefix alone. Differentiable once, in all but the mask.
     """
-    Dk, Dv = query.shape[3], value.shape[3]
-    query, key, prefix_key = (_sized(x, max(Dk, Dv)) for x in (query, key, prefix_key))
-    value, prefix_value = (_sized(x, max(Dk, Dv)) for x in (value, prefix_value))
+    Dv = value.shape[3]
+    size = flash.head_size(max(query.shape[3], Dv), query.device)
+    query, key, prefix_key = (_sized(x, size) for x in (query, key, prefix_key))
+    value, prefix_value = (_sized(x, size) for x in (value, prefix_value))
     out = _Merged.apply(query, key, value, prefix_key, prefix_value, gate, mask, causal, scale)
     return out[..., :Dv].contiguous()
 
@@ -79,19 +74,20 @@ def mixed_attention(
 
     The text's part is one call for all rows. A row in no part has no prefix.
     """
-    Dk, Dv = query.shape[3], value.shape[3]
-    query, key, value = (_sized(x, max(Dk, Dv)) for x in (query, key, value))
+    Dv = value.shape[3]
+    size = flash.head_size(max(query.shape[3], Dv), query.device)
+    query, key, value = (_sized(x, size) for x in (query, key, value))
     with torch.autocast(query.device.type, enabled=False):
-        out, lse = _flash(query, key, value, additive(mask, query.dtype), causal, scale)
+        out, lse = flash.forward(query, key, value, additive(mask, query.dtype), causal, scale)
         together = [part for part in parts if _gathers(part)]
         for part in parts if len(together) < 2 else [part for part in parts if not _gathers(part)]:
             some, gate = query.index_select(0, part.rows), part.gate
-            keys, values = (_sized(x, max(Dk, Dv)).to(query.dtype) for x in (part.key, part.value))
+            keys, values = (_sized(x, size).to(query.dtype) for x in (part.key, part.value))
             attend = _by_position if _in_blocks(some, gate) else _by_sequence
             _merge_rows(out, lse, part.rows, *attend(some, keys, values, gate, scale))
         if len(together) > 1:
-            rows, keys, values, seen = _gathered(together, query.dtype, max(Dk, Dv))
-            _merge_rows(out, lse, rows, *_flash(query.index_select(0, rows), keys, values, seen, False, scale))
+            rows, keys, values, seen = _gathered(together, query.dtype, size)
+            _merge_rows(out, lse, rows, *flash.forward(query.index_select(0, rows), keys, values, seen, False, scale))
     return out.transpose(1, 2)[..., :Dv].contiguous()
 
 
@@ -148,10 +144,13 @@ def prefix_attention(query: Tensor, prefix_key: Tensor, prefix_value: Tensor, sc
 
 
 def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """The mask as finite numbers to add. Finite, because torch gives a row of -inf the log-sum-exp 0, not -inf."""
+    """The mask as finite numbers to add. Finite, because torch gives a row of -inf the log-sum-exp 0, not -inf.
+
+    Half the lowest, because CUDA's attention has its scores in powers of two, 1.44 times as many.
+    """
     if mask is None:
         return None
-    lowest = torch.finfo(dtype).min
+    lowest = torch.finfo(dtype).min / 2
     if mask.dtype == torch.bool:
         return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, lowest)
     return mask.clamp(min=lowest).to(dtype).contiguous()
@@ -174,7 +173,7 @@ class _Merged(torch.autograd.Function):
         scale: float,
     ) -> Tensor:
         with torch.autocast(query.device.type, enabled=False):
-            out, lse = _flash(query, key, value, additive(mask, query.dtype), causal, scale)
+            out, lse = flash.forward(query, key, value, additive(mask, query.dtype), causal, scale)
             part = _by_position if _in_blocks(query, gate) else _by_sequence
             prefix_out, prefix_lse = part(query, prefix_key, prefix_value, gate, scale)
             merged_lse = torch.logaddexp(lse, prefix_lse)
@@ -191,7 +190,7 @@ class _Merged(torch.autograd.Function):
         d_query = d_key = d_value = d_prefix_key = d_prefix_value = d_gate = None
         with torch.autocast(grad.device.type, enabled=False):
             if any(ctx.needs_input_grad[:3]):
-                d_query, d_key, d_value = _flash_backward(
+                d_query, d_key, d_value = flash.backward(
                     grad, query, key, value, out, lse, additive(mask, query.dtype), ctx.causal, ctx.scale
                 )
             if ctx.needs_input_grad[0] or any(ctx.needs_input_grad[3:6]):
@@ -210,38 +209,6 @@ def _in_blocks(query: Tensor, gate: Tensor | None) -> bool:
     return gate.shape[1] > 1 or (len(gate) > 1 and query.shape[2] <= 2 * query.shape[3])
 
 
-def _flash(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scale: float
-) -> tuple[Tensor, Tensor]:
-    """Output `[B, H, T, D]`, in memory as `[B, T, H, D]`, and log-sum-exp `[B, H, T]`, in float32 at least."""
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        _dense(query), _dense(key), _dense(value), 0.0, causal, attn_mask=mask, scale=scale
-    )
-
-
-def _flash_backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    mask: Tensor | None,
-    causal: bool,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value, for keys that are all or some of those that `out` and `lse` are over."""
-    given = (_dense(x) for x in (grad, query, key, value, out))
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-        *given, lse, 0.0, causal, attn_mask=mask, scale=scale
-    )
-
-
-def _dense(x: Tensor) -> Tensor:
-    """With the head size dense in memory: torch's flash attention takes it for granted and is silently wrong else."""
-    return x if x.stride(-1) == 1 else x.contiguous()
-
-
 # Without a gate, or with one that is the same at every position of a sequence: folded into keys and values.
 
 
@@ -250,10 +217,10 @@ def _by_sequence(
 ) -> tuple[Tensor, Tensor]:
     """Attention to the prefix alone under a gate `[B|1, 1, P]` or None: out `[B, H, T, Dv]`, lse `[B, H, T]`."""
     B, _, T, _ = query.shape
-    keys, values = _folded(prefix_key, gate), _folded(prefix_value, gate)  # [B|1, G, P, D]
+    keys, values = _folded(prefix_key, gate, query), _folded(prefix_value, gate, query)  # [B|1, G, P, D]
     if len(keys) == B:
-        return _flash(query, keys, values, None, False, scale)
-    out, lse = _flash(_one_row(query), keys, values, None, False, scale)
+        return flash.forward(query, keys, values, None, False, scale)
+    out, lse = flash.forward(_one_row(query), keys, values, None, False, scale)
     return _as_rows(out, B), _as_rows(lse[..., None], B)[..., 0]
 
 
@@ -268,13 +235,13 @@ def _by_sequence_backward(
     scale: float,
 ) -> Gradients:
     B, _, T, _ = query.shape
-    keys, values = _folded(prefix_key, gate), _folded(prefix_value, gate)
+    keys, values = _folded(prefix_key, gate, query), _folded(prefix_value, gate, query)
     if len(keys) == B:
-        d_query, d_keys, d_values = _flash_backward(grad, query, keys, values, out, lse, None, False, scale)
+        d_query, d_keys, d_values = flash.backward(grad, query, keys, values, out, lse, None, False, scale)
     else:
         one_grad, one_query, one_out = _one_row(grad), _one_row(query), _one_row(out)
         one_lse = _one_row(lse[..., None])[..., 0]
-        d_query, d_keys, d_values = _flash_backward(
+        d_query, d_keys, d_values = flash.backward(
             one_grad, one_query, keys, values, one_out, one_lse, None, False, scale
         )
         d_query = _as_rows(d_query, B)
@@ -282,12 +249,18 @@ def _by_sequence_backward(
         return d_query, d_keys.sum(0), d_values.sum(0), None
     d_gate = (d_keys * prefix_key).sum((1, 3)) + (d_values * prefix_value).sum((1, 3))  # [B|1, P]
     factor = gate.mT[:, None].to(keys.dtype)
-    return d_query, (d_keys * factor).sum(0), (d_values * factor).sum(0), d_gate[:, None].to(gate.dtype)
+    d_gate = d_gate[:, None].sum_to_size(gate.shape).to(gate.dtype)
+    return d_query, (d_keys * factor).sum(0), (d_values * factor).sum(0), d_gate
 
 
-def _folded(prefix: Tensor, gate: Tensor | None) -> Tensor:
-    """`[G, P, D]` under a gate `[B|1, 1, P]` as `[B|1, G, P, D]`."""
-    return prefix[None] if gate is None else prefix * gate.mT[:, None].to(prefix.dtype)
+def _folded(prefix: Tensor, gate: Tensor | None, query: Tensor) -> Tensor:
+    """`[G, P, D]` under a gate `[B|1, 1, P]` as `[B|1, G, P, D]`.
+
+    Off the CPU always B of them, though they are the same: a GPU's backward of keys has work for B * G * P / 64
+    blocks, and all queries as one row would leave most of it idle.
+    """
+    folded = prefix[None] if gate is None else prefix * gate.mT[:, None].to(prefix.dtype)
+    return folded if flash.on_cpu(query) else folded.expand(len(query), -1, -1, -1)
 
 
 def _one_row(x: Tensor) -> Tensor:
@@ -316,7 +289,7 @@ def _by_position(
     queries, gates = _one_row(query)[0], _by_query(gate, B, T, dtype)  # [H, N, Dk], [N, P]
     out = query.new_empty(B * T, H, values.shape[2]).transpose(0, 1)  # [H, N, Dv]
     lse = query.new_empty(B * T, H, 1, dtype=dtype).transpose(0, 1)
-    for block in _blocks(H, B * T, keys.shape[1]):
+    for block in _blocks(H, B * T, keys.shape[1], query.device):
         score = (queries[:, block].to(dtype) @ keys.mT).mul_(gates[block])  # [H, n, P]
         most = score.amax(-1, keepdim=True)
         weight = score.sub_(most).exp_()
@@ -347,7 +320,7 @@ def _by_position_backward(
     lses, gates = _one_row(lse[..., None])[0], _by_query(gate, B, T, dtype)  # [H, N, 1], [N, P]
     d_query = query.new_empty(B * T, H, query.shape[3]).transpose(0, 1)
     d_keys, d_values, d_gates = torch.zeros_like(keys), torch.zeros_like(values), torch.empty_like(gates)
-    for block in _blocks(H, B * T, keys.shape[1]):
+    for block in _blocks(H, B * T, keys.shape[1], query.device):
         q, d_out, g = queries[:, block].to(dtype), grads[:, block].to(dtype), gates[block]
         delta = (d_out * outs[:, block]).sum(-1, keepdim=True)  # [H, n, 1]
         raw, u = q @ keys.mT, d_out @ values.mT  # [H, n, P]
@@ -366,12 +339,12 @@ def _by_position_backward(
 
 def _exact(dtype: torch.dtype) -> torch.dtype:
     """The dtype of scores and weights: never below float32."""
-    return torch.float32 if dtype in LOW_PRECISION else dtype
+    return torch.float32 if dtype in flash.LOW_PRECISION else dtype
 
 
-def _blocks(heads: int, count: int, length: int) -> list[slice]:
+def _blocks(heads: int, count: int, length: int, device: torch.device) -> list[slice]:
     """The N queries in runs whose prefix scores `[H, n, P]` are about `BLOCK` numbers."""
-    size = max(64, BLOCK // (heads * length))
+    size = max(64, BLOCK[device.type] // (heads * length))
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 

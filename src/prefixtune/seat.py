@@ -79,6 +79,7 @@ class Seat:
         taken = [found for group in forward.groups if (found := group.at(name)) is not None]
         return (
             not torch.is_grad_enabled()
+            and call.query.device.type == "cpu"  # where it was measured to pay
             and attention.can_merge(call)
             and all(prefix.joint and scrolled(prefix, slot, forward) is None for prefix, slot in taken)
             and all(self._prefix_bias(prefix, slot, call, forward) is None for prefix, slot in taken)
