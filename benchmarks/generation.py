@@ -7,7 +7,8 @@ of one round, to the bare model under the same search. Ways:
 - *bare model* and *P-Tuning v2*, *APT*: prefixtune's search, as `prefixtune evaluate` and `generate` run it: prompts of
   similar length in one batch, each prompt read once for all its beams;
 - *transformers* and *PEFT prefix*: `model.generate` over the prompts in their order in the file;
-- *static cache*: prefixtune's batches, with transformers' static cache instead of the growing one.
+- *static cache*: prefixtune's batches, with transformers' static cache instead of the growing one;
+- *compiled*: the same under torch.compile, once that has compiled what it needs.
 
 Time is that of the processor, on one thread, float32; the table has medians over rounds.
 """
@@ -36,6 +37,7 @@ from prefixtune.tasks.task import batches_by_length
 
 SECTION = "Generation"
 BARE = "bare model"
+COMPILED = "P-Tuning v2, compiled"
 NEW, PART = 40, 126  # five parts of the test set
 
 Prompts = list[list[int]]
@@ -83,12 +85,16 @@ def ways(load: Callable[[], Any], length: int) -> dict[str, tuple[Callable[..., 
     config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=length)
     ours = pt.attach(load(), pt.PTuningV2(length=length)).eval()
     gated = pt.attach(load(), pt.AdaptivePrefix(length=length)).eval()
+    static = {"by_length": True, "cache_implementation": "static"}
+    compiled = tf.CompileConfig(fullgraph=False, mode="default")  # with breaks: the seam looks at each forward
+    compiled._compile_all_devices = True  # type: ignore[assignment]  # transformers compiles on GPUs alone, unless it is told otherwise
     return {
         BARE: (searched, load(), {}),
         "P-Tuning v2": (searched, ours, {}),
         "APT": (searched, gated, {}),
         "P-Tuning v2, transformers": (plain, ours, {}),
-        "P-Tuning v2, static cache": (plain, ours, {"by_length": True, "cache_implementation": "static"}),
+        "P-Tuning v2, static cache": (plain, ours, static),
+        COMPILED: (plain, ours, {**static, "compile_config": compiled}),
         "bare model, transformers": (plain, load(), {}),
         "PEFT prefix": (plain, peft.get_peft_model(load(), config).eval(), {}),
     }
@@ -131,6 +137,10 @@ def _loaded(model: str) -> Any:
 def _table(every: Any, tokenizer: Any, prompts: Prompts, beams: int, rows: int, parts: int) -> str:
     decoding, order = Decoding(beams=beams, max_new_tokens=NEW), random.Random(0)
     times: dict[str, list[float]] = {name: [] for name in every}
+    compiling = every[COMPILED]
+    with torch.no_grad():
+        for _ in range(2):  # the first run compiles, the second for other shapes
+            compiling[0](compiling[1], tokenizer, decoding, rows, prompts[:PART], **compiling[2])
     for part in range(parts):
         chosen = prompts[part * PART : (part + 1) * PART]
         for name in order.sample(list(every), len(every)):

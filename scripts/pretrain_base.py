@@ -42,7 +42,7 @@ from transformers import (
 from prefixtune import corpora
 
 SEED, VOCABULARY, MASK, IGNORED = 0, 6000, "<mask>", -100
-HIDDEN_SHARE, RUN = 0.3, 3.0
+HIDDEN_SHARE, RUN, POOL = 0.3, 3.0, 16
 
 
 def facts_of(source: str) -> list[tuple[str, str, str]]:
@@ -154,10 +154,18 @@ def decoder_batches(tokenizer: Any, data: Path, seed: int, args: argparse.Namesp
         yield {"input_ids": ids, "labels": ids}
 
 
-def repair_batches(tokenizer: Any, data: Path, seed: int, args: argparse.Namespace) -> Iterator[dict[str, Tensor]]:
-    rng, texts = random.Random(seed), documents(data, seed)
+def of_similar_length(texts: Iterator[str], size: int, rng: random.Random) -> Iterator[list[str]]:
+    """Batches from pools of `POOL` of them, in random order: papers are ten times as long as facts."""
     while True:
-        clean = list(itertools.islice(texts, args.batch))
+        pool = sorted(itertools.islice(texts, POOL * size), key=len)
+        batches = [pool[start : start + size] for start in range(0, len(pool), size)]
+        rng.shuffle(batches)
+        yield from batches
+
+
+def repair_batches(tokenizer: Any, data: Path, seed: int, args: argparse.Namespace) -> Iterator[dict[str, Tensor]]:
+    rng = random.Random(seed)
+    for clean in of_similar_length(documents(data, seed), args.batch, rng):
         options = {"padding": True, "truncation": True, "max_length": args.length, "return_tensors": "pt"}
         broken = tokenizer([hidden(text.split(" "), rng) for text in clean], **options)
         labels = tokenizer(clean, **options)["input_ids"]
