@@ -282,6 +282,9 @@ def test_a_limit_keeps_all_references_of_an_input(place: Path) -> None:
     sources = {row["source"] for row in cut.tests["test"].rows}
     assert len(cut.train) == 2 and len(sources) == 2
     assert cut.tests["test"].rows == [row for row in whole.tests["test"].rows if row["source"] in sources]
+    few = material.read("e2e", material.Place(str(place / "e2e"), own=True), None, 1)
+    assert len({row["source"] for row in few.dev.rows}) == 1
+    assert (few.train.rows, few.tests["test"].rows) == (whole.train.rows, whole.tests["test"].rows)
 
 
 def test_where_the_development_set_is_the_test_held_out_training_data_choose(tmp_path: Path) -> None:
@@ -325,6 +328,7 @@ def test_an_experiment_from_the_command_line_to_its_table(
 ) -> None:
     output = tmp_path / "out"
     argv = flags(place, output, "--seeds", "2", "--lr", "1e-2,3e-2", "--lengths", "4", "--corpora", "conll04")
+    argv += ["--trial-steps", "2", "--dev-limit", "8"]
     assert main(["reproduce", "apt_variable", *argv]) == 0
     page = (output / table.MARKDOWN).read_text()
     rows = {row["row"]: row for row in json.loads((output / table.JSON).read_text())["rows"]}
@@ -335,7 +339,8 @@ def test_an_experiment_from_the_command_line_to_its_table(
     head = rows["fixed"]["parameters"]["stored"] - layers * 4 * per
     sizes = {name: (row["parameters"]["stored"] - head) // per for name, row in rows.items()}
     assert (sizes["fixed"], sizes["enlarged 1.5x"], sizes["variable"], sizes["variable 0.8x"]) == (8, 12, 8, 6)
-    assert "± " in page and "Changed from the paper's recipe:" in page and "epochs 1.0" in page
+    assert "± " in page and "Changed from the paper's recipe: --dev-limit 8, " in page and "epochs 1.0" in page
+    assert "Every row had 2 trials of 2 steps with seed 42" in page
     assert [path.name for path in output.rglob("*.png")] == ["conll04-test.png"]
     assert (output / "conll04-test.png").stat().st_size > 1000
     runs = {path.parent.name for path in (output / "runs/conll04/variable").glob("*/metrics.json")}

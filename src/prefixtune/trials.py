@@ -47,10 +47,9 @@ class Trials:
             _warn(f"failed ({str(error).splitlines()[0]})")
             return False
         for got, wanted in zip(found, right, strict=True):
-            error_ = float((got - wanted).abs().max()) if got.numel() else 0.0
-            most = _TOLERANCES[wanted.dtype] * float(wanted.abs().max()) if got.numel() else 0.0
-            if not error_ <= most:  # also where one is no number
-                _warn(f"gave numbers that are off by up to {error_:.3g}, where {most:.3g} is allowed")
+            off, most = _largest(got - wanted), _TOLERANCES[wanted.dtype] * _largest(wanted)
+            if not off <= most:  # also where one is no number
+                _warn(f"gave numbers that are off by up to {off:.3g}, where {most:.3g} is allowed")
                 return False
         del found, right
         return self._seconds(way, inputs) < self._seconds(known, inputs)
@@ -75,6 +74,10 @@ def _run(way: Way, inputs: Sequence[Tensor | None]) -> list[Tensor]:
         return [out]
     with torch.enable_grad():
         return [out.detach(), *torch.autograd.grad(out, asking, torch.ones_like(out))]
+
+
+def _largest(x: Tensor) -> float:
+    return float(x.abs().max()) if x.numel() else 0.0
 
 
 def _warn(what: str) -> None:

@@ -97,8 +97,11 @@ def folders(experiment: Experiment, options: Options) -> dict[str, Place]:
     return found
 
 
-def read(corpus: str, place: Place, limit: int | None) -> Material:
-    """One corpus of `prefixtune.corpora`. Raises DataError when it is not there."""
+def read(corpus: str, place: Place, limit: int | None, dev_limit: int | None = None) -> Material:
+    """One corpus of `prefixtune.corpora`, with at most `limit` examples or inputs of each part.
+
+    `dev_limit` is that of the development data alone. Raises DataError when the corpus is not there.
+    """
     found = corpora.find(corpus)
     splits = found.read(place.data) if place.own else found.original(Path(place.data))
     if splits is None:
@@ -114,8 +117,9 @@ def read(corpus: str, place: Place, limit: int | None) -> Material:
         dev, train = halves(train, max(len(train) // 10, 1), f"{corpus} held out")
     if limit is not None:
         train = subset(train, min(limit, len(train)), f"{corpus} train")
-        dev = first_inputs(dev, limit, f"{corpus} dev")
         tests = [first_inputs(table, limit, f"{corpus} test") for table in tests]
+    if (most := dev_limit or limit) is not None:
+        dev = first_inputs(dev, most, f"{corpus} dev")
     return Material(
         corpus, task, tuple(found.metrics), settings, train, dev, dict(zip(splits.tests, tests, strict=True)),
         held_out,

@@ -58,6 +58,9 @@ class Options:
     limit: int | None = None
     """The most training examples, and the most development and test inputs; drawn at random, always the same."""
 
+    dev_limit: int | None = None
+    """The most development inputs, drawn at random. Default: --limit."""
+
     epochs: float | None = None
     """Passes over the training data."""
 
@@ -86,7 +89,7 @@ class Options:
         for name, value in _QUICK.items() if self.quick else ():
             if getattr(self, name) is None:
                 setattr(self, name, value)
-        for name in ("seeds", "trials", "trial_steps", "subsets", "limit"):
+        for name in ("seeds", "trials", "trial_steps", "subsets", "limit", "dev_limit"):
             if (given := getattr(self, name)) is not None and given < 1:
                 raise ConfigError(f"--{name} {given}: expected at least 1")
         for name in ("lengths", "sizes"):

@@ -118,7 +118,7 @@ def _read(folders: Mapping[str, Place], options: Options) -> tuple[dict[str, Mat
     left_out: dict[str, str] = {}
     for corpus, folder in folders.items():
         try:
-            found[corpus] = material.read(corpus, folder, options.limit)
+            found[corpus] = material.read(corpus, folder, options.limit, options.dev_limit)
         except DataError as error:
             if len(folders) == 1 or options.corpora:
                 raise

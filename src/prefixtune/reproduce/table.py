@@ -151,19 +151,21 @@ def caption(found: Findings) -> list[str]:
     lines = [f"{experiment.paper}: {experiment.shows}.", f"Base model: {plan.options.model}."]
     if found.materials:
         trials = search.count_trials(experiment, plan.options)
+        steps = f" of {plan.options.trial_steps} steps" if plan.options.trial_steps else ""
         lines.append(
             f"Mean (± sample deviation, where there are several) over {len(plan.draws) * len(plan.seeds)} runs a row "
             + (f"({len(plan.draws)} subsets x {len(plan.seeds)} seeds)" if len(plan.draws) > 1 else "(seeds)")
             + f", seeds {', '.join(map(str, plan.seeds))}. "
             + (
-                f"Every row had {trials} trials with seed {plan.seeds[0]}, chosen among on development data alone; the "
-                "test data were scored once, with the choice."
+                f"Every row had {trials} trials{steps} with seed {plan.seeds[0]}, chosen among on development data "
+                "alone; the test data were scored once, with the choice."
                 if trials > 1
                 else "Nothing was searched: every row has one setting."
             )
         )
-        changed = {"--limit": plan.options.limit, **plan.options.changes(), "lr": plan.options.lr}
-        changed |= {"lengths": plan.options.lengths, "sizes": plan.options.sizes, "rows": plan.options.methods}
+        changed = {"--limit": plan.options.limit, "--dev-limit": plan.options.dev_limit, **plan.options.changes()}
+        changed |= {name: getattr(plan.options, name) for name in ("lr", "lengths", "sizes")}
+        changed["rows"] = plan.options.methods
         told = ", ".join(f"{name} {value}" for name, value in changed.items() if value is not None)
         lines.append(f"Changed from the paper's recipe: {told or 'nothing'}.")
         lines += [f"Recipe of {corpus}: {_recipe(found, corpus)}." for corpus in found.materials]
