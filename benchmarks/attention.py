@@ -5,7 +5,8 @@ tokens' and calls the model's own sdpa with a mask (a gate that differs by posit
 is `prefixtune.kernel`. Training is forward and backward of all inputs; decoding is one query a row, without a gradient.
 
 Times are of the processor on one thread, float32, 8 heads of size 64, medians of interleaved runs; a ratio is to the
-model's own attention without a prefix, in the same round.
+model's own attention without a prefix, in the same round. `--device cuda --dtype bfloat16` measures a GPU, by the clock,
+into a section of its own; there, what is chosen is what a trial found.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from prefixtune import attention
 from prefixtune.attention import AttentionCall
+from prefixtune.trials import synchronised
 
 HEADS, SIZE = 8, 64
 SECTION = "Joined or merged"
@@ -74,21 +76,27 @@ def ratios(call: AttentionCall, length: int, kind: str, seconds: float) -> tuple
     found: list[dict[str, float]] = []
     each = ways(call, length, gate_of(kind, rows, queries, length))
     grad = torch.randn(rows, queries, HEADS, SIZE)
-    end = time.process_time() + seconds
-    while time.process_time() < end or len(found) < 8:
+    end = now() + seconds
+    while now() < end or len(found) < 8:
         times = {}
         for name, (run, tensors) in each.items():
-            start = time.process_time()
+            start = now()
             if call.query.requires_grad:
                 torch.autograd.grad(run(), tensors, grad)
             else:
                 with torch.no_grad():
                     run()
-            times[name] = time.process_time() - start
+            times[name] = now() - start
         found.append(times)
     found = found[2:]
     joined, merged = (statistics.median(t[way] / t["without"] for t in found) for way in ("joined", "merged"))
     return statistics.median(t["without"] for t in found) * 1000, joined, merged
+
+
+def now() -> float:
+    """Seconds of the processor; on another device, of the clock, once it has done everything."""
+    device = torch.get_default_device()
+    return time.process_time() if device.type == "cpu" else synchronised(device)
 
 
 def line(label: str, call: AttentionCall, length: int, kind: str, seconds: float) -> list[str]:
@@ -108,8 +116,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.7, help="processor time for each line")
     parser.add_argument("--only", choices=("training", "padded", "decoding"), help="one of the tables")
     parser.add_argument("--dry", action="store_true", help="print only, and leave RESULTS.md as it is")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     given = parser.parse_args()
     torch.set_num_threads(1)
+    torch.set_default_device(given.device)
+    torch.set_default_dtype(getattr(torch, given.dtype))
     head = ["rows x tokens", "P", "gate", "ms without", "joined", "merged", "chosen"]
     tables = []
     for name in ("training", "padded", "decoding"):
@@ -123,9 +135,10 @@ def main() -> None:
             call = call_of(rows, queries, tokens, name == "padded", name != "decoding")
             lines.append(line(f"{rows}x{tokens}", call, length, kind, given.seconds))
         tables.append(f"### {name.capitalize()}\n\n" + report.table(head, lines))
-    body = f"`python benchmarks/attention.py`. {report.machine()}\n\n" + "\n".join(tables)
+    device = "" if given.device == "cpu" else f" on {torch.cuda.get_device_name()}, {given.dtype}"
+    body = f"`python benchmarks/attention.py`{device}. {report.machine()}\n\n" + "\n".join(tables)
     if not given.dry:
-        report.write(SECTION, body)
+        report.write(SECTION + device, body)
 
 
 if __name__ == "__main__":
