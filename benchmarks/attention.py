@@ -5,8 +5,8 @@ tokens' and calls the model's own sdpa with a mask (a gate that differs by posit
 is `prefixtune.kernel`. Training is forward and backward of all inputs; decoding is one query a row, without a gradient.
 
 Times are of the processor on one thread, float32, 8 heads of size 64, medians of interleaved runs; a ratio is to the
-model's own attention without a prefix, in the same round. `--device cuda --dtype bfloat16` measures a GPU, by the clock,
-into a section of its own; there, what is chosen is what a trial found.
+model's own attention without a prefix, in the same round. `--device cuda --dtype bfloat16` measures a GPU, by the
+clock, into a section of its own; there, what is chosen is what a trial found.
 """
 
 from __future__ import annotations
