@@ -339,6 +339,7 @@ def test_an_experiment_from_the_command_line_to_its_table(
     head = rows["fixed"]["parameters"]["stored"] - layers * 4 * per
     sizes = {name: (row["parameters"]["stored"] - head) // per for name, row in rows.items()}
     assert (sizes["fixed"], sizes["enlarged 1.5x"], sizes["variable"], sizes["variable 0.8x"]) == (8, 12, 8, 6)
+    assert page.startswith(f"# apt_variable\n\n```bash\nprefixtune reproduce apt_variable --model {place / 'bert'} ")
     assert "± " in page and "Changed from the paper's recipe: --dev-limit 8, " in page and "epochs 1.0" in page
     assert "Every row had 2 trials of 2 steps with seed 42" in page
     assert [path.name for path in output.rglob("*.png")] == ["conll04-test.png"]

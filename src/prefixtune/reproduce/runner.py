@@ -53,12 +53,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Findings:
-    """All rows, and the corpora that were left out, with the reasons."""
+    """All rows, the corpora that were left out, with the reasons, and the command."""
 
     plan: Plan
     rows: list[Row]
     materials: dict[str, Material]
     left_out: dict[str, str]
+    command: Sequence[str]
 
 
 def run(name: str, options: Options, output: Path, *, resume: bool, command: Sequence[str]) -> Findings:
@@ -84,7 +85,7 @@ def run(name: str, options: Options, output: Path, *, resume: bool, command: Seq
         for cell, arms in cells:
             worker = Worker(plan, cell, materials.get(cell.corpus or ""), screen)
             rows += [worker.row(arm) for arm in arms]
-    return Findings(plan, rows, materials, left_out)
+    return Findings(plan, rows, materials, left_out, command)
 
 
 def open_output(output: Path, asked: Mapping[str, Any], *, resume: bool) -> None:

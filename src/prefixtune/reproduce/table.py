@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -194,7 +195,7 @@ def _recipe(found: Findings, corpus: str) -> str:
 
 def markdown(found: Findings) -> str:
     """The whole page."""
-    parts = [f"# {found.plan.name}", *caption(found)]
+    parts = [f"# {found.plan.name}", f"```bash\n{shlex.join(found.command)}\n```", *caption(found)]
     for grid in grids(found):
         rules = ["---", *["---:"] * (len(grid.columns) - 1)]
         lines = [grid.columns, rules, *grid.lines]
