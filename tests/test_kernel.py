@@ -415,7 +415,7 @@ def test_merging_is_chosen_where_it_was_measured_to_pay() -> None:
     assert pays(2, 1024, 1024, 16) and pays(8, 64, 64, 100)
     assert not pays(4, 256, 256, 20)
     assert pays(4, 256, 256, 20, torch.empty(4, 256, 20)) and not pays(4, 256, 256, 20, torch.empty(4, 1, 20))
-    assert pays(64, 1, 64, 16) and pays(8, 1, 40, 512) and not pays(1, 1, 64, 16)
+    assert pays(64, 1, 64, 16) and pays(8, 1, 40, 512) and not pays(1, 1, 64, 16) and not pays(1, 1, 512, 128)
 
 
 @pytest.mark.parametrize("copied", [0, 2**15], ids=["a call each", "gathered"])

@@ -181,7 +181,7 @@ def merging_pays(call: AttentionCall, prefix_key: Tensor, prefix_value: Tensor, 
         return _wins_its_trial(call, prefix_key, prefix_value, gate)
     B, T, S, length = len(call.query), call.query.shape[2], call.key.shape[2], prefix_key.shape[1]
     if T == 1:
-        return B * (S + length) >= 512
+        return B * (S + length) > 1024
     return S >= 512 or 4 * length > S or (gate is not None and gate.shape[1] > 1)
 
 
