@@ -183,6 +183,13 @@ def test_an_unfair_search_is_refused() -> None:
         search.count_trials(tiny_experiment(), Options(model="m", trials=2, lr=[1e-3, 1e-2], lengths=[1, 2]))
 
 
+def test_steps_of_trials_that_there_are_none_of_are_refused() -> None:
+    with pytest.raises(ConfigError, match="--trial-steps shortens trials, and nothing is tried; give --trials"):
+        search.count_trials(tiny_experiment(), Options(model="m", lr=[1e-3], trial_steps=5))
+    with pytest.raises(ConfigError, match="--trial-steps 0: expected at least 1"):
+        Options(model="m", trial_steps=0)
+
+
 class Fake:
     """In the place of training: dev scores by learning rate, test scores that would choose otherwise."""
 

@@ -91,7 +91,7 @@ class Options:
                 setattr(self, name, value)
         for name in ("seeds", "trials", "trial_steps", "subsets", "limit", "dev_limit"):
             if (given := getattr(self, name)) is not None and given < 1:
-                raise ConfigError(f"--{name} {given}: expected at least 1")
+                raise ConfigError(f"--{name.replace('_', '-')} {given}: expected at least 1")
         for name in ("lengths", "sizes"):
             for item in getattr(self, name) or ():
                 if not isinstance(item, int) or item < 1:

@@ -58,6 +58,8 @@ def count_trials(experiment: Experiment, options: Options) -> int:
     trials = options.trials or made
     if given and trials < made:
         raise ConfigError(f"--trials {trials} is fewer than the {made} that --lr and --lengths make; leave it out")
+    if trials == 1 and options.trial_steps is not None:
+        raise ConfigError("--trial-steps shortens trials, and nothing is tried; give --trials, or leave it out")
     return trials
 
 
