@@ -174,6 +174,8 @@ def test_a_budget_by_length_is_the_size_of_the_prefix(folder: Path, kind: str, l
         adapted(folder, "bert", kind, length=8, parameters=1000)
     with pytest.raises(ConfigError, match="unknown like 'adaptiv'.*adaptive"):
         adapted(folder, "bert", kind, length=8, like="adaptiv")
+    with pytest.raises(ConfigError, match="there is no length; give length"):
+        adapted(folder, "bert", kind, like="p_tuning_v2")
 
 
 @pytest.mark.parametrize("kind", ["adapter", "lora"])

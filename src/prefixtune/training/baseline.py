@@ -143,6 +143,8 @@ class Budgeted(Baseline):
             raise ConfigError("parameters and length both say how large the baseline is; expected one of them")
         if self.like not in _SIZES:
             raise ConfigError(f"unknown like {self.like!r}{near_miss(self.like, _SIZES)}")
+        if self.like != "adaptive" and self.length is None:
+            raise ConfigError(f"like={self.like} says what length speaks of, and there is no length; give length")
 
     def budget(self, model: PreTrainedModel) -> int:
         """The numbers to spend on `model`."""
