@@ -1,10 +1,11 @@
 """Decoding under a prefix, as a ratio to the bare model: `python benchmarks/decoding.py`.
 
 Every way generates the same number of tokens for the same prompts, greedily, with the model's own `generate`; ways run
-interleaved in random order, one call a round, and a ratio is of tokens a second in one round: above 1 is slower than
-the bare model. The table has medians over rounds. *Mixed* gives each row of the batch one of 4 prefixes of that length
-or none; *text in context* is the bare model with as many real tokens in front as the prefix has positions, which is
-what a prefix replaces. PEFT puts its prefix into the cache.
+interleaved in random order, one call a round, and a ratio is of the times of one round: above 1 is slower than the bare
+model, or than the peer. The table has medians over rounds. *Mixed* gives each row of the batch one of 4 prefixes of
+that length or none; *text in context* is the bare model with as many real tokens in front as the prefix has positions,
+which is what a prefix replaces. PEFT puts its prefix into the cache; its LoRA (r=8) runs beside the weights, not merged
+into them. A fully fine-tuned model decodes as the bare one.
 
 The model is that of `train_step.py`: 8 layers, width 512, random weights, float32. Time is that of the processor, on
 one thread.
@@ -31,6 +32,7 @@ import prefixtune as pt
 
 SECTION = "Decoding"
 BARE = "bare model"
+PEERS = ("PEFT prefix", "PEFT LoRA r=8", "text in context")
 LENGTHS, ROWS = (10, 64, 512), (1, 8, 64)
 PROMPT, NEW, MIXED = 32, 24, 4
 
@@ -73,6 +75,7 @@ def ways(case: Case) -> dict[str, Callable[[Tensor], None]]:
     chosen = [names[row % len(names)] for row in range(case.rows)]
     config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=case.length)
     theirs = peft.get_peft_model(decoder(), config).eval()
+    lora = peft.get_peft_model(decoder(), peft.LoraConfig(task_type="CAUSAL_LM", r=8)).eval()
     text = torch.randint(WORDS, (1, case.length), generator=torch.Generator().manual_seed(2))
 
     def several(ids: Tensor) -> None:
@@ -85,12 +88,13 @@ def ways(case: Case) -> dict[str, Callable[[Tensor], None]]:
         "APT": lambda ids: answer(gated, ids),
         "mixed": several,
         "PEFT prefix": lambda ids: answer(theirs, ids),
+        "PEFT LoRA r=8": lambda ids: answer(lora, ids),
         "text in context": lambda ids: answer(bare, torch.cat([text.expand(len(ids), -1), ids], dim=1)),
     }
 
 
-def measure(case: Case, rounds: int) -> list[str]:
-    """One line: tokens a second of the bare model, and every way's ratio of time to it."""
+def measure(case: Case, rounds: int) -> list[list[str]]:
+    """A line for each way: tokens a second, and the ratios of its time to the bare model's and to each peer's."""
     every, order = ways(case), random.Random(0)
     ids = torch.randint(WORDS, (case.rows, PROMPT), generator=torch.Generator().manual_seed(1))
     found: list[dict[str, float]] = []
@@ -102,11 +106,12 @@ def measure(case: Case, rounds: int) -> list[str]:
             times[name] = time.process_time() - start
         found.append(times)
     found = found[1:]
-    speed = case.rows * NEW / statistics.median(times[BARE] for times in found)
-    ratios = [statistics.median(t[name] / t[BARE] for t in found) for name in every if name != BARE]
-    row = [str(case), f"{speed:.0f}", *(f"{ratio:.2f}" for ratio in ratios)]
-    print(*row, sep="\t", flush=True)
-    return row
+    lines = []
+    for name in every:
+        speed = case.rows * NEW / statistics.median(times[name] for times in found)
+        lines.append([str(case), name, f"{speed:.0f}", *report.versus(found, name, (BARE, *PEERS))])
+        print(*lines[-1], sep="\t", flush=True)
+    return lines
 
 
 def main() -> None:
@@ -119,8 +124,9 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     tf.logging.set_verbosity_error()
-    lines = [measure(Case(rows, length), given.rounds) for rows, length in product(given.rows, given.lengths)]
-    head = ["batch", "bare model, tokens/s", "P-Tuning v2", "APT", "mixed", "PEFT prefix", "text in context"]
+    cases = [Case(rows, length) for rows, length in product(given.rows, given.lengths)]
+    lines = [line for case in cases for line in measure(case, given.rounds)]
+    head = ["batch", "way", "tokens/s", *(f"/ {name}" for name in (BARE, *PEERS))]
     intro = (
         f"`python benchmarks/decoding.py`: {PROMPT} tokens read and {NEW} generated a row; time as a ratio to the bare "
         f"model's. {report.machine()}\n\n"

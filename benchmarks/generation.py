@@ -2,11 +2,12 @@
 
 The measured case is E2E's test set: 630 meaning representations, beam 5. Every way generates exactly the same number of
 tokens for the same prompts; ways run interleaved in random order, one part of the test set a round, and a ratio is that
-of one round, to the bare model under the same search. Ways:
+of the times of one round, to the bare model and to each peer under the same number of beams. Ways:
 
 - *bare model* and *P-Tuning v2*, *APT*: prefixtune's search, as `prefixtune evaluate` and `generate` run it: prompts of
   similar length in one batch, each prompt read once for all its beams;
-- *transformers* and *PEFT prefix*: `model.generate` over the prompts in their order in the file;
+- *transformers*, *PEFT prefix* and *PEFT LoRA* (r=8, not merged): `model.generate` over the prompts in their order in
+  the file;
 - *static cache*: prefixtune's batches, with transformers' static cache instead of the growing one;
 - *compiled*: the same under torch.compile, once that has compiled what it needs.
 
@@ -37,6 +38,7 @@ from prefixtune.tasks.task import batches_by_length
 
 SECTION = "Generation"
 BARE = "bare model"
+PEERS = ("PEFT prefix", "PEFT LoRA", "bare model, transformers")
 COMPILED = "P-Tuning v2, compiled"
 NEW, PART = 40, 126  # five parts of the test set
 
@@ -97,6 +99,7 @@ def ways(load: Callable[[], Any], length: int) -> dict[str, tuple[Callable[..., 
         COMPILED: (plain, ours, {**static, "compile_config": compiled}),
         "bare model, transformers": (plain, load(), {}),
         "PEFT prefix": (plain, peft.get_peft_model(load(), config).eval(), {}),
+        "PEFT LoRA": (plain, peft.get_peft_model(load(), peft.LoraConfig(task_type="CAUSAL_LM", r=8)).eval(), {}),
     }
 
 
@@ -136,25 +139,27 @@ def _loaded(model: str) -> Any:
 
 def _table(every: Any, tokenizer: Any, prompts: Prompts, beams: int, rows: int, parts: int) -> str:
     decoding, order = Decoding(beams=beams, max_new_tokens=NEW), random.Random(0)
-    times: dict[str, list[float]] = {name: [] for name in every}
+    found: list[dict[str, float]] = []
     compiling = every[COMPILED]
     with torch.no_grad():
         for _ in range(2):  # the first run compiles, the second for other shapes
             compiling[0](compiling[1], tokenizer, decoding, rows, prompts[:PART], **compiling[2])
     for part in range(parts):
-        chosen = prompts[part * PART : (part + 1) * PART]
+        chosen, times = prompts[part * PART : (part + 1) * PART], {}
         for name in order.sample(list(every), len(every)):
             run, model, options = every[name]
             start = time.process_time()
             with torch.no_grad():
                 run(model, tokenizer, decoding, rows, chosen, **options)
-            times[name].append(time.process_time() - start)
+            times[name] = time.process_time() - start
+        found.append(times)
     lines = []
-    for name, taken in times.items():
-        ratio = statistics.median(t / floor for t, floor in zip(taken, times[BARE], strict=True))
-        lines.append([name, f"{PART * NEW / statistics.median(taken):.0f}", f"{ratio:.2f}"])
+    for name in every:
+        speed = PART * NEW / statistics.median(taken[name] for taken in found)
+        lines.append([name, f"{speed:.0f}", *report.versus(found, name, (BARE, *PEERS))])
         print(beams, *lines[-1], sep="\t", flush=True)
-    return f"### {beams} beam{'s' if beams > 1 else ''}\n\n" + report.table(["way", "tokens/s", "/ bare model"], lines)
+    head = ["way", "tokens/s", *(f"/ {name}" for name in (BARE, *PEERS))]
+    return f"### {beams} beam{'s' if beams > 1 else ''}\n\n" + report.table(head, lines)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ import importlib.metadata
 import os
 import platform
 import re
+import statistics
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -53,6 +54,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def versus(times: Sequence[Mapping[str, float]], name: str, others: Iterable[str], digits: int = 2) -> list[str]:
+    """The medians over rounds of what `name` took, over what each of `others` took in the same round."""
+    return [f"{statistics.median(taken[name] / taken[other] for taken in times):.{digits}f}" for other in others]
 
 
 def write(section: str, body: str) -> None:

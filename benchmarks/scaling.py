@@ -4,7 +4,8 @@ One axis at a time is doubled, the others stay: prefix length P, tokens a text T
 number of prefixes in one batch. Measured are a training step (forward and backward) and a decoding step (one token a
 row behind T cached ones) of a Llama of width 256 with random weights, in float32, on one thread: processor time, the
 fastest of interleaved repetitions. An exponent is the slope of a line through the upper half of the points in
-logarithms: 1 is linear, 0 is constant.
+logarithms: 1 is linear, 0 is constant. A second table has, at the upper end of each axis, the time over that of the
+frozen floor (training) or the bare model (decoding), and over that of PEFT's prefix, which cannot be mixed in a batch.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from functools import partial
 
 import matplotlib
 import numpy as np
+import peft
 import report
 import torch
 import transformers as tf
@@ -108,6 +110,27 @@ def decoding(made: tf.PreTrainedModel, point: Point) -> Callable[[], None]:
     return step
 
 
+def peft_prefixed(point: Point) -> torch.nn.Module:
+    """PEFT's one prefix for the whole batch."""
+    config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=point.P)
+    return peft.get_peft_model(model(point), config)
+
+
+def peft_decoding(point: Point) -> Callable[[], None]:
+    """A decoding step of PEFT: the base's own, behind a cache that begins with the prefix."""
+    made = peft_prefixed(point).eval()
+    base, ids = made.get_base_model(), torch.ones(point.B, 1, dtype=torch.long)
+    with torch.no_grad():
+        cache = made(input_ids=ids.expand(-1, point.T), use_cache=True).past_key_values
+
+    def step() -> None:
+        with torch.no_grad():
+            base(input_ids=ids, past_key_values=cache)
+        cache.crop(-1)
+
+    return step
+
+
 def under(made: tf.PreTrainedModel, point: Point, make: Callable[..., Callable[[], None]]) -> Callable[[], None]:
     """The same with a prefix for each row."""
     with pt.using(made, names(point)):
@@ -124,15 +147,18 @@ QUANTITIES: dict[str, Callable[[Point], Callable[[], None]]] = {
     "training, frozen floor": lambda point: training(frozen_floor(model(point), None), point),
     "training, P-Tuning v2": lambda point: under(prefixed(point, pt.PTuningV2), point, training),
     "training, APT": lambda point: under(prefixed(point, pt.AdaptivePrefix), point, training),
+    "training, PEFT prefix": lambda point: training(peft_prefixed(point), point),
     "decoding, bare model": lambda point: decoding(model(point), point),
     "decoding, P-Tuning v2": lambda point: under(prefixed(point, pt.PTuningV2), point, decoding),
     "decoding, APT": lambda point: under(prefixed(point, pt.AdaptivePrefix), point, decoding),
+    "decoding, PEFT prefix": peft_decoding,
 }
 
 
 def measure(point: Point, repetitions: int) -> dict[str, float]:
     """Seconds of every quantity at one point."""
-    steps, order = {name: make(point) for name, make in QUANTITIES.items()}, random.Random(0)
+    made = {name: make for name, make in QUANTITIES.items() if point.N == 1 or not name.endswith("PEFT prefix")}
+    steps, order = {name: make(point) for name, make in made.items()}, random.Random(0)
     fastest = dict.fromkeys(steps, float("inf"))
     for _ in range(repetitions + 1):
         for name in order.sample(list(steps), len(steps)):
@@ -155,7 +181,7 @@ def plot(found: dict[str, dict[str, list[float]]]) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
     figure, panels = plt.subplots(2, len(AXES), figsize=(4 * len(AXES), 7), sharex="col", squeeze=False)
-    colours = {"frozen floor": "0.4", "bare model": "0.4", "P-Tuning v2": "C0", "APT": "C1"}
+    colours = {"frozen floor": "0.4", "bare model": "0.4", "P-Tuning v2": "C0", "APT": "C1", "PEFT prefix": "C2"}
     for column, (axis, values) in enumerate(AXES.items()):
         for name, times in found[axis].items():
             kind, way = name.split(", ")
@@ -175,6 +201,20 @@ def plot(found: dict[str, dict[str, list[float]]]) -> None:
     figure.savefig(PLOT, dpi=80)
 
 
+def upper_ends(found: dict[str, dict[str, list[float]]]) -> str:
+    """Every step over the floor of its kind and over PEFT's prefix, at the last point of each axis."""
+    floors = {"training": "training, frozen floor", "decoding": "decoding, bare model"}
+
+    def cell(axis: str, name: str) -> str:
+        last = {way: times[-1] for way, times in found[axis].items()}
+        kind = name.partition(",")[0]
+        others = (floors[kind], f"{kind}, PEFT prefix")
+        return ", ".join(f"{last[name] / last[other]:.2f}" for other in others if {name, other} <= set(last))
+
+    head = ["step", *(f"{axis} = {values[-1]}" for axis, values in AXES.items())]
+    return report.table(head, [[name, *(cell(axis, name) for axis in AXES)] for name in QUANTITIES])
+
+
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -187,14 +227,16 @@ def main() -> None:
     for axis, values in AXES.items():
         start = replace(Point(), B=32) if axis == "N" else Point()
         times = [measure(replace(start, **{axis: value}), given.repetitions) for value in values]
-        found[axis] = {name: [each[name] for each in times] for name in QUANTITIES}
+        found[axis] = {name: [each[name] for each in times] for name in times[-1]}
         print(axis, {name: f"{exponent(values, ys):.2f}" for name, ys in found[axis].items()}, flush=True)
     fitted = partial(_cell, found)
     lines = [[name, *(fitted(axis, name) for axis in AXES)] for name in QUANTITIES]
     head = ["step", *(f"{axis} = {values[0]} to {values[-1]}" for axis, values in AXES.items())]
     body = (
         f"`python benchmarks/scaling.py`. {report.machine()}\n\nExponents, and milliseconds at both ends; "
-        f"elsewhere P=32, T=128, B=8 (32 for N), L=4, N=1.\n\n{report.table(head, lines)}\n![scaling]({PLOT.name})"
+        f"elsewhere P=32, T=128, B=8 (32 for N), L=4, N=1.\n\n{report.table(head, lines)}\n"
+        f"At the upper ends, time over the floor's, and over that of PEFT's prefix:\n\n{upper_ends(found)}\n"
+        f"![scaling]({PLOT.name})"
     )
     if not given.dry:
         plot(found)
@@ -202,6 +244,8 @@ def main() -> None:
 
 
 def _cell(found: dict[str, dict[str, list[float]]], axis: str, name: str) -> str:
+    if name not in found[axis]:
+        return ""
     ys = found[axis][name]
     return f"{exponent(AXES[axis], ys):.2f} ({ys[0] * 1000:.0f} to {ys[-1] * 1000:.0f} ms)"
 

@@ -33,6 +33,12 @@ LOAD = (
 )
 
 
+NEW, PEFT_NEW = "load the base, attach a new prefix", "load the base, a new prefix of PEFT"
+LOADED, PEFT_LOADED = "load the base, load a prefix", "load the base, load a prefix of PEFT"
+PEERS = {NEW: PEFT_NEW, LOADED: PEFT_LOADED}
+"""Which row of PEFT does the same."""
+
+
 def commands(folder: Path) -> list[tuple[str, list[str], str | None]]:
     """Name, command, and the name of its floor."""
     base_folder, ours, theirs = (str(folder / name) for name in ("base", "ours", "theirs"))
@@ -53,9 +59,9 @@ def commands(folder: Path) -> list[tuple[str, list[str], str | None]]:
         ("import prefixtune", python("import prefixtune"), "python -c pass"),
         ("prefixtune --help", [sys.executable, "-m", "prefixtune", "--help"], "python -c pass"),
         ("load the base", python(load), None),
-        ("load the base, attach a new prefix", python(f"{load}import prefixtune as pt; {new}"), "load the base"),
+        (NEW, python(f"{load}import prefixtune as pt; {new}"), "load the base"),
         (
-            "load the base, a new prefix of PEFT",
+            PEFT_NEW,
             python(
                 f"{load}import peft; m = peft.get_peft_model(m, peft.PrefixTuningConfig("
                 f"task_type='CAUSAL_LM', num_virtual_tokens={LENGTH}))"
@@ -63,12 +69,12 @@ def commands(folder: Path) -> list[tuple[str, list[str], str | None]]:
             "load the base",
         ),
         (
-            "load the base, load a prefix",
+            LOADED,
             python(f"{load}import prefixtune as pt; pt.load(m, {ours!r})"),
             "load the base",
         ),
         (
-            "load the base, load a prefix of PEFT",
+            PEFT_LOADED,
             python(f"{load}import peft; peft.PeftModel.from_pretrained(m, {theirs!r})"),
             "load the base",
         ),
@@ -90,23 +96,19 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         every, order = commands(Path(folder)), random.Random(0)
-        times: dict[str, list[float]] = {name: [] for name, _, _ in every}
-        for _ in range(given.rounds + 1):
-            for name, command, _ in order.sample(every, len(every)):
-                times[name].append(seconds(command))
+        rounds = [
+            {name: seconds(command) for name, command, _ in order.sample(every, len(every))}
+            for _ in range(given.rounds + 1)
+        ][1:]
     lines = []
     for name, _, floor in every:
-        taken = times[name][1:]
-        ratio = "" if floor is None else f"{statistics.median(map(_ratio, taken, times[floor][1:])):.2f}"
-        lines.append([name, f"{statistics.median(taken):.2f}", ratio, floor or ""])
+        taken = statistics.median(times[name] for times in rounds)
+        ratios = ["".join(report.versus(rounds, name, [other] if other else [])) for other in (floor, PEERS.get(name))]
+        lines.append([name, f"{taken:.2f}", ratios[0], floor or "", ratios[1]])
         print(*lines[-1], sep="\t")
     body = f"`python benchmarks/startup.py`. {report.machine()}\n\n"
     if not given.dry:
-        report.write(SECTION, body + report.table(["what", "seconds", "ratio", "to"], lines))
-
-
-def _ratio(taken: float, floor: float) -> float:
-    return taken / floor
+        report.write(SECTION, body + report.table(["what", "seconds", "ratio", "to", "/ PEFT doing the same"], lines))
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 `python benchmarks/throughput.py --decoder M --e2e DATA --encoder M --conll DATA`.
 
 Useful tokens are those of the texts: padding does not count. Every way is a Trainer that runs some steps on the same
-examples, in interleaved rounds, one thread, float32; the ratio is of useful tokens a second, in one round, to PEFT's
-prefix under the Trainer's defaults. Ways:
+examples, in interleaved rounds, one thread, float32; ratios are of the time a useful token takes, in one round, to the
+floor's and to each peer's. Ways:
 
 - *packed* and *padded*: `prefixtune train` as it is, and with `--packing never`; both take texts of similar length;
 - *PEFT, default*: its prefix under transformers' Trainer: batches in random order, padded to their longest;
-- *PEFT, by length*: the same with the Trainer's own grouping by length;
+- *PEFT, by length*: the same with the Trainer's own grouping by length; so are *LoRA* (PEFT's, r=8) and *full
+  fine-tuning*;
 - *frozen floor*: the frozen model alone, with the gradient of keys and values (`train_step.py`), padded.
 """
 
@@ -35,7 +36,8 @@ from prefixtune.tasks.loading import load_base, window
 from prefixtune.training.trainer import EpochSampler, PrefixTrainer, padding_share
 
 SECTION = "Training throughput"
-BASELINE = "PEFT, default"
+FLOOR = "frozen floor"
+PEERS = ("PEFT, default", "PEFT, by length", "LoRA, by length", "full fine-tuning, by length")
 LENGTH = 16
 
 
@@ -77,8 +79,8 @@ class Timed:
         lengths = [len(feature["input_ids"]) for feature in self.trainer.train_dataset]
         return padding_share(lengths, self.trainer.args.per_device_train_batch_size)
 
-    def speed(self) -> float:
-        """Useful tokens a second of processor time over the next steps."""
+    def time(self) -> float:
+        """Processor seconds a useful token over the next steps."""
         model, trainer = self.trainer.model, self.trainer
         model.train()
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad] or [torch.zeros(1)], lr=1e-5)
@@ -91,7 +93,7 @@ class Timed:
             trainer.compute_loss(model, dict(batch)).backward()
             optimizer.step()
             optimizer.zero_grad()
-        return tokens / (time.process_time() - start)
+        return (time.process_time() - start) / tokens
 
 
 def ways(work: Work, steps: int, batch_size: int, folder: str) -> dict[str, Timed]:
@@ -115,22 +117,32 @@ def ways(work: Work, steps: int, batch_size: int, folder: str) -> dict[str, Time
             steps,
         )
 
-    def theirs(**options: Any) -> Timed:
+    def theirs(change: Callable[[Any], Any], **options: Any) -> Timed:
         model, tokenizer = work.load()
         features = work.task.features(work.table, model, tokenizer, window(model, tokenizer, LENGTH))
         collator = work.task.collator(model, tokenizer)
-        model = peft.get_peft_model(model, peft.PrefixTuningConfig(task_type=work.peft_type, num_virtual_tokens=LENGTH))
-        return Timed(
-            tf.Trainer(model=model, args=arguments(**options), train_dataset=features, data_collator=collator), steps
+        trainer = tf.Trainer(
+            model=change(model), args=arguments(**options), train_dataset=features, data_collator=collator
         )
+        return Timed(trainer, steps)
 
     def prefixed(model: Any) -> Any:
         return pt.attach(model, pt.PTuningV2(length=LENGTH))
 
+    def peft_prefix(model: Any) -> Any:
+        config = peft.PrefixTuningConfig(task_type=work.peft_type, num_virtual_tokens=LENGTH)
+        return peft.get_peft_model(model, config)
+
+    def lora(model: Any) -> Any:
+        return peft.get_peft_model(model, peft.LoraConfig(task_type=work.peft_type, r=8))
+
+    by_length = {"train_sampling_strategy": "group_by_length"}
+    default, *others = PEERS
+    changes = (peft_prefix, lora, lambda model: model)
     return {
-        BASELINE: theirs(),
-        "PEFT, by length": theirs(train_sampling_strategy="group_by_length"),
-        "frozen floor": ours(lambda model: frozen_floor(model, None), "never"),
+        default: theirs(peft_prefix),
+        **{name: theirs(change, **by_length) for name, change in zip(others, changes, strict=True)},
+        FLOOR: ours(lambda model: frozen_floor(model, None), "never"),
         "padded": ours(prefixed, "never"),
         "packed": ours(prefixed, "always"),
     }
@@ -149,15 +161,13 @@ def measure(work: Work, given: argparse.Namespace) -> str:
                     way.trainer.state.epoch = float(number)
                 else:
                     torch.manual_seed(number)
-            found.append({name: every[name].speed() for name in order.sample(list(every), len(every))})
+            found.append({name: every[name].time() for name in order.sample(list(every), len(every))})
     lines = []
     for name in every:
-        ratios = [speeds[name] / speeds[BASELINE] for speeds in found]
-        floor = [speeds["frozen floor"] / speeds[name] for speeds in found]
-        speed = statistics.median(speeds[name] for speeds in found)
-        lines.append([name, f"{speed:.0f}", f"{statistics.median(ratios):.2f}", f"{statistics.median(floor):.2f}"])
+        speed = statistics.median(1 / taken[name] for taken in found)
+        lines.append([name, f"{speed:.0f}", *report.versus(found, name, (FLOOR, *PEERS))])
         print(work.name, *lines[-1], sep="\t", flush=True)
-    head = ["way", "useful tokens/s", "speed / PEFT, default", "time a token / frozen floor"]
+    head = ["way", "useful tokens/s", *(f"time / {name}" for name in (FLOOR, *PEERS))]
     share = f"{every['padded'].padding():.1%} padding in batches by length"
     title = f"### {work.name} ({Path(work.model).name}, batches of {given.batch_size}, P={LENGTH}, {share})"
     print(title)

@@ -15,6 +15,9 @@ floor's fastest.
 Peak memory is measured in a fresh process for each method: the highest resident size over two steps, less what was
 resident before the model was made.
 
+A second table of each case has the same times, the optimiser's step included, and the same peaks over those of each
+peer: PEFT's prefix and LoRA, full fine-tuning, and the `adapters` library where an interpreter that has it is named.
+
 The prefix's own arithmetic is counted in the products of matrices that its formula needs, as a share of the floor's.
 """
 
@@ -45,6 +48,7 @@ import prefixtune as pt
 
 LAYERS, WIDTH, HEADS, INNER, WORDS, HIDDEN = 8, 512, 8, 1376, 32000, 512
 FLOOR = "frozen floor"
+PEERS = ("PEFT prefix", "PEFT prefix, MLP", "PEFT LoRA r=8", "full fine-tuning")
 SECTION = "Training step"
 
 
@@ -204,7 +208,11 @@ def batch(case: Case) -> Tensor:
     return torch.randint(WORDS, (case.rows, case.tokens), generator=torch.Generator().manual_seed(1))
 
 
-def rounds(case: Case, names: list[str], count: int, python: str | None) -> Iterator[dict[str, tuple[float, float]]]:
+Times = dict[str, tuple[float, float]]
+"""Of one round: for each method, processor seconds of forward and backward, and of the optimiser."""
+
+
+def rounds(case: Case, names: list[str], count: int, python: str | None) -> Iterator[Times]:
     """The times of every method, one round after another; the first round warms up and is dropped."""
     foreign = {name: Foreign(python, case, FOREIGN[name]) for name in names if name in FOREIGN and python}
     trainees = {name: foreign[name] if name in foreign else Trainee(name, case) for name in names}
@@ -239,14 +247,14 @@ def _resident(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in status if line.startswith(field))
 
 
-def ratios(times: list[dict[str, tuple[float, float]]], name: str, with_optimizer: bool) -> str:
+def ratios(times: list[Times], name: str, with_optimizer: bool) -> str:
     """Median and quartiles over rounds."""
     each = [(t[name][0] + t[name][1] * with_optimizer) / t[FLOOR][0] for t in times]
     low, middle, high = statistics.quantiles(each, n=4)
     return f"{middle:.3f} ({low:.3f}-{high:.3f})"
 
 
-def fastest(times: list[dict[str, tuple[float, float]]], name: str) -> str:
+def fastest(times: list[Times], name: str) -> str:
     """The fastest round of each, whichever they were."""
     return f"{min(t[name][0] for t in times) / min(t[FLOOR][0] for t in times):.3f}"
 
@@ -265,10 +273,22 @@ def measure(case: Case, names: list[str], count: int, memory: bool, python: str 
             row += ["", ""] if peak is None else [f"{peak / 2**20:.0f}", f"{peak / peaks[FLOOR]:.3f}"]
         rows.append(row)
     floor = statistics.median(t[FLOOR][0] for t in times)
+    title = f"### {case} ({len(times)} rounds; floor: {floor * 1000:.0f} ms)\n\n"
     head = ["method", "step / floor", "fastest", "step with AdamW / floor", "own arithmetic", "peak MB", "peak / floor"]
-    return f"### {case} ({len(times)} rounds; floor: {floor * 1000:.0f} ms)\n\n" + report.table(
-        head[: len(rows[0])], rows
-    )
+    first = title + report.table(head[: len(rows[0])], rows)
+    peers = [name for name in names if name in PEERS or name in FOREIGN]
+    return f"{first}\n{beside(times, peaks, names, peers)}" if peers else first
+
+
+def beside(times: list[Times], peaks: dict[str, int], names: list[str], peers: list[str]) -> str:
+    """The whole step of every method over each peer's, and behind it the peak memory over the peer's."""
+    whole = [{name: sum(taken[name]) for name in names} for taken in times]
+    rows = []
+    for name in names:
+        cells = report.versus(whole, name, peers, digits=3)
+        known = [f", {peaks[name] / peaks[peer]:.3f}" if {name, peer} <= set(peaks) else "" for peer in peers]
+        rows.append([name, *map("".join, zip(cells, known, strict=True))])
+    return report.table(["step with AdamW, peak", *(f"/ {peer}" for peer in peers)], rows)
 
 
 def main() -> None:
