@@ -1,4 +1,4 @@
-"""What APT's size buys: gates, a longer prefix without gates, or a LoRA; and keys that learn faster than the rest."""
+"""What APT's size buys: gates, a longer prefix without them or in a softmax of its own, or a LoRA."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from prefixtune.reproduce import recipes
 from prefixtune.reproduce.experiment import Arm, Cell, Experiment, Trained
 
 _FAST = {"lr": 2e-2, "part_lr": {"keys": 0.1}}
+_SLOW_HEAD = {"lr": 6e-2, "part_lr": {"head": 6e-3}}
 
 
 def arms(cell: Cell) -> Sequence[Arm]:
@@ -19,12 +20,13 @@ def arms(cell: Cell) -> Sequence[Arm]:
         recipes.free_prefix(cell, "APT", "adaptive"),
         Trained(name="APT fast keys", kind="adaptive", options={**free, "length": length}, recipe=_FAST),
         Trained(name="P-Tuning v2 1.5x fast keys", kind="p_tuning_v2", options=free, recipe=_FAST, stretch=1.5),
+        Trained(name="Zero-init 1.5x", kind="zero_init", options=free, recipe=_SLOW_HEAD, stretch=1.5),
     )
 
 
 EXPERIMENT = Experiment(
     paper="not in the papers",
-    shows="Of APT's size: LoRA, APT, a longer free prefix, and what it brings to let keys learn five times as fast",
+    shows="Of APT's size: LoRA, APT, a longer free prefix in the text's softmax or in one of its own, faster keys",
     corpora=(*recipes.SUPERGLUE, *recipes.NER),
     arms=arms,
     recipe=recipes.understanding,
