@@ -13,7 +13,8 @@ it still (shared caches and memory) only ever adds time: `fastest` is the ratio 
 floor's fastest.
 
 Peak memory is measured in a fresh process for each method: the highest resident size over two steps, less what was
-resident before the model was made.
+resident before the model was made. There, the C library's allocator gives every freed block of 64 KB or more back at
+once; left to itself it keeps some, and the same method differs by 5 % from one process to the next.
 
 A second table of each case has the same times, the optimiser's step included, and the same peaks over those of each
 peer: PEFT's prefix and LoRA, full fine-tuning, and the `adapters` library where an interpreter that has it is named.
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -228,7 +230,8 @@ def rounds(case: Case, names: list[str], count: int, python: str | None) -> Iter
 def peak_memory(name: str, case: Case) -> int:
     """Bytes, measured in a fresh process."""
     words = [sys.executable, __file__, "--peak-of", name, *map(str, (case.rows, case.tokens, case.length))]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    given_back = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(64 * 1024)}
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=given_back)
     return int(json.loads(done.stdout.splitlines()[-1])["bytes"])
 
 
