@@ -20,6 +20,7 @@ FLOORS = {
     "finding": 0,
     "flash": 0,
     "trials": 0,
+    "gating": 0,
     "kernel": 0,
     "attention": 0,
     "packing": 0,

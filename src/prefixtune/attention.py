@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from prefixtune import flash, kernel
+from prefixtune.gating import Origin
 from prefixtune.trials import Trials, synchronised
 
 AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
@@ -37,6 +38,7 @@ class AttentionCall:
     base: AttentionFunction
     causal: bool  # what `mask is None` means: True = causal, False = every key is visible
     hidden: Tensor | None = None  # [B, T, d]: what the attention module read
+    origin: Origin | None = None  # how to make `hidden` again, where that is known
     start: Tensor | None = None  # [B, d]: the same at position 0 of the real text
     real: Tensor | None = None  # [B, T]: True where a query is text, not padding
     prefix_mask: Tensor | None = None  # [B, 1, T, P]: which prefix positions a query sees; None = all
@@ -63,7 +65,8 @@ class AttentionCall:
 
         options = {name: pick_option(value, batch, rows) for name, value in self.options.items()}
         tensors: dict[str, Any] = {name: pick(getattr(self, name)) for name in _PER_ROW}
-        return replace(self, options=options, rows=rows, **tensors)
+        origin = None if self.origin is None else self.origin.then(lambda hidden: hidden.index_select(0, rows))
+        return replace(self, options=options, rows=rows, origin=origin, **tensors)
 
 
 _PER_ROW = ("query", "key", "value", "mask", "hidden", "start", "real", "prefix_mask", "prefix_bias")

@@ -1,7 +1,8 @@
 """Joint attention over prefix and tokens without joining them: two softmaxes, merged exactly by their log-sum-exp.
 
 The tokens' part is torch's flash attention as the model itself would call it: causal without a mask. The prefix's part
-is that of all queries of the batch to the one prefix. Nothing of size queries x keys is kept for the backward.
+is that of all queries of the batch to the one prefix. Nothing of size queries x keys is kept for the backward, nor a
+gate that can be made again (prefixtune.gating).
 
 Axes: B batch, H query heads, G key/value heads, P prefix length, T queries, S keys, D head size, N = B * T queries.
 Source: FlashAttention (Dao et al. 2022, arXiv 2205.14135, section 3.1) merges blocks of keys like this. Its backward
@@ -20,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from prefixtune import flash
+from prefixtune.gating import repeat_of
 
 BLOCK = {"cpu": 2**17, "cuda": 2**24}
 """How many prefix scores are in memory at a time; on a CPU, 512 KB in float32 stay in a core's cache."""
@@ -178,7 +180,9 @@ class _Merged(torch.autograd.Function):
             prefix_out, prefix_lse = part(query, prefix_key, prefix_value, gate, scale)
             merged_lse = torch.logaddexp(lse, prefix_lse)
             out.lerp_(prefix_out, (prefix_lse - merged_lse).exp_()[..., None].to(out.dtype))
-        ctx.save_for_backward(query, key, value, prefix_key, prefix_value, gate, mask, out, merged_lse)
+        ctx.repeat = repeat_of(gate)
+        kept_gate = gate if ctx.repeat is None else None
+        ctx.save_for_backward(query, key, value, prefix_key, prefix_value, kept_gate, mask, out, merged_lse)
         ctx.causal, ctx.scale = causal, scale
         return out.transpose(1, 2)
 
@@ -194,6 +198,7 @@ class _Merged(torch.autograd.Function):
                     grad, query, key, value, out, lse, additive(mask, query.dtype), ctx.causal, ctx.scale
                 )
             if ctx.needs_input_grad[0] or any(ctx.needs_input_grad[3:6]):
+                gate = gate if ctx.repeat is None else ctx.repeat()
                 part = _by_position_backward if _in_blocks(query, gate) else _by_sequence_backward
                 through_prefix, d_prefix_key, d_prefix_value, d_gate = part(
                     grad, query, prefix_key, prefix_value, gate, out, lse, ctx.scale
@@ -317,17 +322,17 @@ def _by_position_backward(
     dtype = lse.dtype
     keys, values = _by_head(prefix_key, H, dtype).mul_(scale), _by_head(prefix_value, H, dtype)
     queries, grads, outs = _one_row(query)[0], _one_row(grad)[0], _one_row(out)[0]  # [H, N, D]
-    lses, gates = _one_row(lse[..., None])[0], _by_query(gate, B, T, dtype)  # [H, N, 1], [N, P]
+    negative_lses, gates = _one_row(lse[..., None])[0].neg(), _by_query(gate, B, T, dtype)  # [H, N, 1], [N, P]
     d_query = query.new_empty(B * T, H, query.shape[3]).transpose(0, 1)
     d_keys, d_values, d_gates = torch.zeros_like(keys), torch.zeros_like(values), torch.empty_like(gates)
     for block in _blocks(H, B * T, keys.shape[1], query.device):
         q, d_out, g = queries[:, block].to(dtype), grads[:, block].to(dtype), gates[block]
         delta = (d_out * outs[:, block]).sum(-1, keepdim=True)  # [H, n, 1]
         raw, u = q @ keys.mT, d_out @ values.mT  # [H, n, P]
-        weight = (raw * g).sub_(lses[:, block]).exp_()
-        through_value = u * weight
-        d_score = u.mul_(g).sub_(delta).mul_(weight)
-        torch.sum(raw.mul_(d_score).add_(through_value), dim=0, out=d_gates[block])
+        weight = torch.addcmul(negative_lses[:, block], raw, g).exp_()
+        through_value = u.mul_(weight)
+        d_score = (through_value * g).addcmul_(weight, delta, value=-1)
+        torch.sum(through_value.addcmul_(raw, d_score), dim=0, out=d_gates[block])
         d_raw = d_score.mul_(g)
         d_values.baddbmm_(weight.mul_(g).mT, d_out)
         d_keys.baddbmm_(d_raw.mT, q)

@@ -169,7 +169,8 @@ def taken_apart(call: AttentionCall, packing: Packing) -> AttentionCall:
         packing.rows(x[0].transpose(0, 1)).transpose(1, 2) for x in (call.query, call.key, call.value)
     )
     hidden = call.hidden if call.hidden is None else packing.rows(call.hidden[0])
-    return replace(call, query=query, key=key, value=value, mask=mask, hidden=hidden)
+    origin = None if call.origin is None else call.origin.then(lambda hidden: packing.rows(hidden[0]))
+    return replace(call, query=query, key=key, value=value, mask=mask, hidden=hidden, origin=origin)
 
 
 running: ContextVar[Packing | None] = ContextVar("running", default=None)

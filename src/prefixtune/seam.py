@@ -18,11 +18,13 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers.cache_utils import Cache
 
 from prefixtune import packing
 from prefixtune.attention import AttentionCall
 from prefixtune.errors import ConfigError, ModelError
+from prefixtune.gating import Origin, normed, norms_of
 from prefixtune.packing import Packing
 from prefixtune.positions import (
     first_position,
@@ -77,6 +79,7 @@ class Forward:
     reals: dict[int, Tensor] = field(default_factory=dict)  # `real` of every length asked for, the same in all layers
     turns: Counter[nn.Module] = field(default_factory=Counter)
     hidden: Tensor | None = None  # what the attention module now running reads, [B, T, d]
+    normed: tuple[Tensor, Origin] | None = None  # what the last norm returned, and how to make it again
     starts: dict[str, Tensor] = field(
         default_factory=dict
     )  # by slot: the hidden state of each row's first token, [B, d]
@@ -105,6 +108,7 @@ class Stack:
         self._running: dict[int, Forward] = {}
         self._starts: WeakKeyDictionary[Cache, dict[str, Tensor]] = WeakKeyDictionary()
         self._checkpointing: dict[int, list[tuple[nn.Module, Any]]] = {}
+        self._listening: dict[int, list[RemovableHandle]] = {}
 
     def running(self) -> Forward | None:
         """The forward now running in this thread."""
@@ -136,6 +140,7 @@ class Stack:
         self._running[threading.get_ident()] = forward
         packing.running.set(packed)
         self._bind_checkpointing(module, forward)
+        self._listen_to_norms(module, forward)
         if packed is not None and "use_cache" in self.parameters:
             named["use_cache"] = False  # nothing could go on from the end of several examples
         elif not self.takes_positions or not self._must_place(forward, named):
@@ -164,6 +169,8 @@ class Stack:
         packing.running.set(None)
         for layer, function in self._checkpointing.pop(threading.get_ident(), []):
             vars(layer)["_gradient_checkpointing_func"] = function
+        for handle in self._listening.pop(threading.get_ident(), []):
+            handle.remove()
         if forward is None or output is None:
             return
         if not forward.turns and any(group.prefix is not None for group in forward.groups):
@@ -269,6 +276,19 @@ class Stack:
                 bound.append((layer, function))
                 vars(layer)["_gradient_checkpointing_func"] = functools.partial(self._checkpointed, function, forward)
         self._checkpointing[threading.get_ident()] = bound
+
+    def _listen_to_norms(self, module: nn.Module, forward: Forward) -> None:
+        """Note what norms read, as far as token gates would otherwise keep what they return for the backward."""
+        gated = any(group.prefix is not None and group.prefix.reads == "token" for group in forward.groups)
+        # Under checkpointing a layer's second run keeps things for a moment only, and it must keep the same things.
+        if gated and torch.is_grad_enabled() and not self._checkpointing.get(threading.get_ident()):
+            handles = [norm.register_forward_hook(self._note_norm, with_kwargs=True) for norm in norms_of(module)]
+            self._listening[threading.get_ident()] = handles
+
+    def _note_norm(self, norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        forward, origin = self.running(), normed(norm, args, kwargs)
+        if forward is not None:
+            forward.normed = None if origin is None else (output, origin)
 
     def _checkpointed(self, function: Callable[..., Any], forward: Forward, run: Callable[..., Any], *args: Any) -> Any:
         turns = Counter(forward.turns)

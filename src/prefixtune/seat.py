@@ -50,11 +50,12 @@ class Seat:
         forward.turns[call.module] += 1
         layer = self.layers[turn % len(self.layers)]
         name = f"{layer.site}.{layer.index}"
-        hidden, forward.hidden = forward.hidden, None
+        (hidden, forward.hidden), (normed, forward.normed) = (forward.hidden, None), (forward.normed, None)
+        origin = normed[1] if normed is not None and normed[0] is hidden else None
         if forward.packing is None:
-            call = replace(call, hidden=hidden, real=forward.real(call.query.shape[2]))
+            call = replace(call, hidden=hidden, origin=origin, real=forward.real(call.query.shape[2]))
         else:
-            call = packing.taken_apart(replace(call, hidden=hidden), forward.packing)
+            call = packing.taken_apart(replace(call, hidden=hidden, origin=origin), forward.packing)
             call = replace(call, real=forward.real(call.query.shape[2]))
         if len(forward.groups) > 1 and call.query.shape[0] != forward.batch:
             raise ConfigError(

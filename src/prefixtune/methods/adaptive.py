@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from prefixtune.attention import AttentionCall
 from prefixtune.errors import ConfigError, near_miss
+from prefixtune.gating import Origin, token_gate
 from prefixtune.prefix import (
     FreeKeysValues,
     KeysValues,
@@ -99,19 +100,21 @@ class LayerGates(nn.Module):
             self.layer_gate = nn.Parameter(torch.tensor(method.layer_gate_start, dtype=dtype))  # lambda
         else:
             self.register_parameter("layer_gate", None)
-        self.token_gate: nn.Module | None = None
+        self.token_gate: TokenGate | None = None
         if method.token_gate:
             inputs = 0 if self.reads == "none" else slot.layer.hidden
             self.token_gate = TokenGate(inputs, slot.length, method.token_gate_std, method.token_gate_bias, dtype)
 
-    def forward(self, states: Tensor) -> Tensor:
+    def forward(self, states: Tensor, origin: Origin | None = None) -> Tensor:
         """`lambda * alpha`, `[B|1, T|1, P|1]`, from the states `[B, T|1, d]` that alpha reads."""
-        gate = states.new_ones(1, 1, 1) if self.token_gate is None else self.token_gate(states)
+        if self.token_gate is not None:
+            return self.token_gate(states, self.layer_gate, origin)
+        gate = states.new_ones(1, 1, 1)
         return gate if self.layer_gate is None else self.layer_gate * gate
 
 
 class TokenGate(nn.Module):
-    """alpha: `sigmoid(h W)`; with no inputs (`inputs = 0`), `sigmoid` of a free vector."""
+    """lambda times alpha: `sigmoid(h W)`; with no inputs (`inputs = 0`), `sigmoid` of a free vector."""
 
     def __init__(self, inputs: int, length: int, std: float, bias: bool, dtype: torch.dtype) -> None:
         super().__init__()
@@ -119,10 +122,12 @@ class TokenGate(nn.Module):
         self.bias = nn.Parameter(torch.zeros(length, dtype=dtype)) if bias and inputs else None
         self.inputs = inputs
 
-    def forward(self, states: Tensor) -> Tensor:
+    def forward(self, states: Tensor, layer_gate: Tensor | None, origin: Origin | None) -> Tensor:
         """states `[B, T, d]` to `[B, T, P]`, or to `[1, 1, P]` when nothing is read."""
-        logits = states.to(self.weight.dtype) @ self.weight if self.inputs else self.weight[None]
-        return torch.sigmoid(logits if self.bias is None else logits + self.bias)
+        if self.inputs:
+            return token_gate(states, self.weight, self.bias, layer_gate, origin)
+        gate = torch.sigmoid(self.weight[None])
+        return gate if layer_gate is None else layer_gate * gate
 
 
 class GatedPrefix(Prefix):
@@ -144,7 +149,9 @@ class GatedPrefix(Prefix):
         return self.free.parts() | {"gates": list(self.gates.parameters())}
 
     def gate(self, call: AttentionCall, slot: Slot) -> Tensor | None:
-        return self.gates[inner_name(slot)](self._states(call)).expand(-1, -1, slot.length)
+        origin = call.origin if self.reads == "token" else None
+        gate: Tensor = self.gates[inner_name(slot)](self._states(call), origin)
+        return gate if gate.shape[2] == slot.length else gate.expand(-1, -1, slot.length)
 
     def _states(self, call: AttentionCall) -> Tensor:
         """What alpha reads, `[B, T|1, d]`."""
