@@ -67,7 +67,7 @@ BASES = [Base("bert", False, len), Base("roberta", False, len), Base("bart", Tru
 def cells(experiment: Experiment) -> list[Cell]:
     return [
         Cell(corpus, size, base)
-        for corpus in experiment.corpora or (None,)
+        for corpus in (*experiment.corpora, *experiment.more) or (None,)
         for size in experiment.sizes or (None,)
         for base in BASES
     ]
@@ -77,7 +77,7 @@ def cells(experiment: Experiment) -> list[Cell]:
 def test_every_experiment_can_be_made(name: str) -> None:
     experiment = reproduce.find(name)
     fields = {field.name for field in dataclasses.fields(RunConfig)}
-    assert set(experiment.corpora) <= set(corpora.names())
+    assert {*experiment.corpora, *experiment.more} <= set(corpora.names())
     for cell in cells(experiment):
         arms = experiment.arms(cell)
         assert len({plan.slug(arm.name) for arm in arms}) == len(arms), "rows would share a folder"
@@ -558,3 +558,21 @@ def test_corpora_that_are_not_there_are_left_out_with_a_word(
     assert any(line.startswith("Left out: wnut") for line in table.caption(found))
     assert "Left out: wnut" in table.markdown(found)
     assert picture.draw(found, tmp_path / "out")
+
+
+def test_a_corpus_that_the_paper_does_not_have_runs_when_it_is_named_and_only_then(tmp_path: Path) -> None:
+    experiment = tiny_experiment(corpora=("conll04",), more=("wnut", "cb"))
+
+    def run_on(**options: Any) -> list[str | None]:
+        chosen = Options(model="m", **options)
+        places = material.folders(experiment, chosen)
+        asked = plan.Plan("fake", experiment, chosen, tmp_path, Base("bert", False, len))
+        return [cell.corpus for cell in asked.cells(places)]
+
+    for name in ("conll04", "wnut"):
+        (tmp_path / name).mkdir()
+    assert run_on(data=[str(tmp_path)]) == ["conll04"]
+    assert run_on(data=[str(tmp_path)], corpora=["wnut"]) == ["wnut"]
+    assert run_on(data={name: str(tmp_path / name) for name in ("wnut", "conll04")}) == ["conll04", "wnut"]
+    with pytest.raises(ConfigError, match="has no corpus 'wnutt'; did you mean 'wnut'"):
+        run_on(data=[str(tmp_path)], corpora=["wnutt"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cyclopts
 
@@ -13,6 +13,9 @@ from prefixtune.cli import report
 from prefixtune.cli.options import parameters_of, with_parameters
 from prefixtune.errors import ConfigError
 from prefixtune.reproduce.options import Options
+
+if TYPE_CHECKING:
+    from prefixtune.reproduce.experiment import Experiment
 
 _HELP = """Run an experiment of the Prefix-Tuning and APT papers, or (LIST) show them.
 
@@ -72,8 +75,13 @@ def catalogue() -> tuple[list[str], list[list[str]]]:
         cells = len(found.corpora or (None,)) * len(found.sizes or (None,))
         arms = len(found.arms(Cell((found.corpora or (None,))[0], (found.sizes or (None,))[0], base)))
         seeds = found.seeds * found.subsets
-        lines.append([name, found.paper, found.shows, ", ".join(found.corpora) or "none", f"{cells * arms * seeds}"])
+        lines.append([name, found.paper, found.shows, _corpora(found), f"{cells * arms * seeds}"])
     return ["name", "paper", "what it shows", "corpora", "runs"], lines
+
+
+def _corpora(experiment: Experiment) -> str:
+    told = ", ".join(experiment.corpora) or "none"
+    return f"{told}; if named: {', '.join(experiment.more)}" if experiment.more else told
 
 
 def run(name: str, options: Options, output: Path, resume: bool, tokens: Sequence[str]) -> None:

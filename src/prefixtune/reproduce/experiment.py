@@ -125,6 +125,7 @@ class Experiment:
         paper: where the paper has it.
         shows: what it shows, in a line.
         corpora: names of corpora (prefixtune.corpora); none: an experiment without data.
+        more: corpora that the paper does not have, run when they are asked for by name.
         arms: what is compared in a cell, those that others come after first.
         recipe: the corpus's part of the paper's recipe, as fields of a run's configuration.
         figures: what the paper found.
@@ -140,6 +141,7 @@ class Experiment:
     paper: str
     shows: str
     corpora: tuple[str, ...]
+    more: tuple[str, ...] = ()
     arms: Callable[[Cell], Sequence[Arm]]
     recipe: Callable[[Cell], Settings] = lambda cell: {}
     figures: tuple[Figure, ...] = ()

@@ -76,12 +76,13 @@ def folders(experiment: Experiment, options: Options) -> dict[str, Place]:
 
     Raises ConfigError for a corpus that the experiment does not have, and for a folder that is not there.
     """
-    wanted = list(options.corpora or experiment.corpora)
     named = dict(options.data) if isinstance(options.data, Mapping) else {}
+    known = (*experiment.corpora, *experiment.more)
+    wanted = list(options.corpora or (*experiment.corpora, *(name for name in experiment.more if name in named)))
     plain = [] if isinstance(options.data, Mapping) else list(options.data or ())
     for name in (*wanted, *named):
-        if name not in experiment.corpora:
-            raise ConfigError(f"this experiment has no corpus {name!r}{near_miss(name, experiment.corpora)}")
+        if name not in known:
+            raise ConfigError(f"this experiment has no corpus {name!r}{near_miss(name, known)}")
     for folder in (*named.values(), *plain):
         if not Path(folder).exists() and (folder in plain or not _HUB_ID.fullmatch(folder)):
             raise ConfigError(f"--data: there is no folder {folder!r}")

@@ -45,7 +45,8 @@ class Plan:
     def cells(self, corpora: Mapping[str, object]) -> list[Cell]:
         """Every corpus and size, in the order of the experiment."""
         sizes = (self.options.sizes or self.experiment.sizes) if self.experiment.sizes else (None,)
-        places: list[str | None] = [name for name in self.experiment.corpora if name in corpora]
+        every = (*self.experiment.corpora, *self.experiment.more)
+        places: list[str | None] = [name for name in every if name in corpora]
         lengths = None if self.options.lengths is None else tuple(self.options.lengths)
         return [
             Cell(corpus, size, self.base, lengths) for corpus in (places or [None]) for size in sizes

@@ -74,10 +74,14 @@ _P_TUNING_V2 = {  # learning rate, prefix length, epochs, batch: BERT-large, RoB
     "wsc": ((5e-3, 20, 80, 16), (1e-2, 8, 10, 16)),
     "conll2003": ((3e-2, 11, 30, 16), (3e-2, 11, 30, 16)),  # BERT-large has none: RoBERTa-large's
     "conll04": ((2e-2, 128, 40, 32), (6e-2, 144, 80, 32)),
+    "multirc": ((5e-3, 40, 100, 32), (7e-3, 8, 100, 32)),  # not among them: BoolQ's, as long a text; CoNLL-2003's for
+    "conllpp": ((3e-2, 11, 30, 16), (3e-2, 11, 30, 16)),  # the other two
+    "wnut": ((3e-2, 11, 30, 16), (3e-2, 11, 30, 16)),
     "ontonotes": ((1e-2, 16, 30, 16), (7e-3, 48, 60, 16)),
 }
 SUPERGLUE = ("boolq", "copa", "rte", "wic", "wsc")
 NER = ("conll2003", "conll04", "ontonotes")
+MORE_SUPERGLUE, MORE_NER = ("cb", "multirc"), ("conllpp", "wnut")  # not in APT's tables
 
 
 def _p_tuning_v2(cell: Cell) -> tuple[float, int, int, int]:

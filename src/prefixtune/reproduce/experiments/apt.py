@@ -25,6 +25,7 @@ EXPERIMENT = Experiment(
     paper="APT, tables 1 and 2",
     shows="Token and layer gates make P-Tuning v2 better, also against a longer prefix of the same size",
     corpora=(*recipes.SUPERGLUE, *recipes.NER),
+    more=(*recipes.MORE_SUPERGLUE, *recipes.MORE_NER),
     arms=arms,
     recipe=recipes.understanding,
     figures=papers.APT,

@@ -22,6 +22,7 @@ EXPERIMENT = Experiment(
     paper="APT, table 4",
     shows="Both gates help, and so does what the token gate reads",
     corpora=(*recipes.SUPERGLUE, *recipes.NER),
+    more=(*recipes.MORE_SUPERGLUE, *recipes.MORE_NER),
     arms=arms,
     recipe=recipes.understanding,
     seeds=5,

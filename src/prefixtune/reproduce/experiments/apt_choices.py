@@ -28,6 +28,7 @@ EXPERIMENT = Experiment(
     paper="APT, section 3 (not settled by its text)",
     shows="Which of the open choices matters; the defaults read each token, lambda starts at 1 and W at 0, no bias",
     corpora=(*recipes.SUPERGLUE, *recipes.NER),
+    more=(*recipes.MORE_SUPERGLUE, *recipes.MORE_NER),
     arms=arms,
     recipe=recipes.understanding,
 )

@@ -20,6 +20,7 @@ EXPERIMENT = Experiment(
     paper="APT, table 3",
     shows="With few examples APT is ahead by more",
     corpora=recipes.SUPERGLUE,
+    more=recipes.MORE_SUPERGLUE,
     arms=arms,
     recipe=recipes.few_shot,
     seeds=5,

@@ -28,6 +28,7 @@ EXPERIMENT = Experiment(
     paper="not in the papers",
     shows="Of APT's size: LoRA, APT, a longer free prefix in the text's softmax or in one of its own, faster keys",
     corpora=(*recipes.SUPERGLUE, *recipes.NER),
+    more=(*recipes.MORE_SUPERGLUE, *recipes.MORE_NER),
     arms=arms,
     recipe=recipes.understanding,
     notes="Fast keys have five times the rate of the rest; under zero-init the head has a tenth of it.",

@@ -24,6 +24,7 @@ EXPERIMENT = Experiment(
     paper="APT, section 4.4",
     shows="P-Tuning v2 with lengths from the learned gates beats the fixed prefix with fewer parameters",
     corpora=(*recipes.SUPERGLUE, *recipes.NER),
+    more=(*recipes.MORE_SUPERGLUE, *recipes.MORE_NER),
     arms=arms,
     recipe=recipes.understanding,
     notes="The paper does not give its rounding rule. Here positions are shared out in proportion to each layer's "
