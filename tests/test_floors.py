@@ -23,6 +23,7 @@ FLOORS = {
     "gating": 0,
     "kernel": 0,
     "attention": 0,
+    "separate": 0,
     "packing": 0,
     "geometry": 0,
     "identity": 0,

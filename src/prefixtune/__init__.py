@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from prefixtune.errors import CheckpointError, ConfigError, DataError, ModelError, PrefixtuneError
     from prefixtune.methods.adaptive import AdaptivePrefix
     from prefixtune.methods.cartridge import Cartridge
+    from prefixtune.methods.linear import LinearPrefix
     from prefixtune.methods.p_tuning_v2 import PTuningV2
     from prefixtune.methods.prefix_tuning import PrefixTuning
     from prefixtune.methods.zero_init import ZeroInitPrefix
@@ -40,6 +41,7 @@ _HOME = {
     "ModelError": "errors",
     "AdaptivePrefix": "methods.adaptive",
     "Cartridge": "methods.cartridge",
+    "LinearPrefix": "methods.linear",
     "PTuningV2": "methods.p_tuning_v2",
     "PrefixTuning": "methods.prefix_tuning",
     "ZeroInitPrefix": "methods.zero_init",
@@ -51,6 +53,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "LinearPrefix",
     "ModelError",
     "PTuningV2",
     "PrefixTuning",

@@ -1,4 +1,4 @@
-"""The arithmetic of a prefix: joint and separate attention over prefix and tokens, as pure tensor functions.
+"""The arithmetic of a prefix: joint attention over prefix and tokens, as pure tensor functions.
 
 Axes: B batch, H query heads, G key/value heads, P prefix length, T queries, S keys, D head size.
 Nothing here knows a model, a method or a file.
@@ -356,23 +356,3 @@ def plain_attention(
     weights = softmax_with_sinks(add_mask(score if bias is None else score + bias, mask), options)
     dropped = F.dropout(weights, p=options.get("dropout", 0.0), training=module.training)
     return mix_token_values(dropped, value).transpose(1, 2).contiguous(), weights
-
-
-def separate_attention(
-    call: AttentionCall, prefix_key: Tensor, prefix_value: Tensor, factor: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """A softmax of its own over the prefix, added to the model's attention.
-
-        out = attention(q, K, V)  +  factor[h] * softmax(scale * q . K_p) V_p
-
-    factor `[H]`. With `factor = 0` the result is the model's own, exactly.
-    Source: LLaMA-Adapter (Zhang et al. 2023, arXiv 2303.16199), equations 4 to 9.
-    """
-    out, weights = call.run_base()
-    prefix_key, prefix_value = prefix_key.to(call.key.dtype), prefix_value.to(call.value.dtype)
-    if call.prefix_mask is None:
-        alone = kernel.prefix_attention(call.query, prefix_key, prefix_value, call.scale)  # [B, H, T, Dv]
-    else:
-        score = add_mask(prefix_scores(call, prefix_key), call.prefix_mask)
-        alone = mix_prefix_values(softmax_with_sinks(score, {}), prefix_value)
-    return out + (alone * factor.to(out.dtype).view(1, -1, 1, 1)).transpose(1, 2), weights

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from prefixtune.attention import AttentionCall, separate_attention
+from prefixtune.attention import AttentionCall
 from prefixtune.errors import ConfigError
 from prefixtune.prefix import (
     FreeKeysValues,
@@ -22,6 +22,7 @@ from prefixtune.prefix import (
     keys_values_from,
     random_keys_values,
 )
+from prefixtune.separate import separate_attention
 
 
 @dataclass(kw_only=True)

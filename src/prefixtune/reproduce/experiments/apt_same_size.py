@@ -9,6 +9,7 @@ from prefixtune.reproduce.experiment import Arm, Cell, Experiment, Trained
 
 _FAST = {"lr": 2e-2, "part_lr": {"keys": 0.1}}
 _SLOW_HEAD = {"lr": 6e-2, "part_lr": {"head": 6e-3}}
+_LINEAR = {"lr": 1e-2, "part_lr": {"values": 3e-3, "head": 6e-3}}
 
 
 def arms(cell: Cell) -> Sequence[Arm]:
@@ -21,15 +22,17 @@ def arms(cell: Cell) -> Sequence[Arm]:
         Trained(name="APT fast keys", kind="adaptive", options={**free, "length": length}, recipe=_FAST),
         Trained(name="P-Tuning v2 1.5x fast keys", kind="p_tuning_v2", options=free, recipe=_FAST, stretch=1.5),
         Trained(name="Zero-init 1.5x", kind="zero_init", options=free, recipe=_SLOW_HEAD, stretch=1.5),
+        Trained(name="Linear 1.5x", kind="linear", options={**free, "dropout": 0.0}, recipe=_LINEAR, stretch=1.5),
     )
 
 
 EXPERIMENT = Experiment(
     paper="not in the papers",
-    shows="Of APT's size: LoRA, APT, a longer free prefix in the text's softmax or in one of its own, faster keys",
+    shows="Of APT's size: LoRA, APT, a longer free prefix in the text's softmax, in its own or in none, faster keys",
     corpora=(*recipes.SUPERGLUE, *recipes.NER),
     more=(*recipes.MORE_SUPERGLUE, *recipes.MORE_NER),
     arms=arms,
     recipe=recipes.understanding,
-    notes="Fast keys have five times the rate of the rest; under zero-init the head has a tenth of it.",
+    notes="Fast keys have five times the rate of the rest; under zero-init the head has a tenth of it; under linear, "
+    "which has no dropout, values have three tenths and the head six.",
 )

@@ -1,0 +1,51 @@
+"""Attention to a prefix beside the model's own, outside its softmax: added to what the model attends to.
+
+Axes: B batch, H query heads, G key/value heads, P prefix length, T queries, S keys, D head size.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from prefixtune import kernel
+from prefixtune.attention import AttentionCall, add_mask, mix_prefix_values, prefix_scores, softmax_with_sinks
+
+
+def separate_attention(
+    call: AttentionCall, prefix_key: Tensor, prefix_value: Tensor, factor: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """A softmax of its own over the prefix, added to the model's attention.
+
+        out = attention(q, K, V)  +  factor[h] * softmax(scale * q . K_p) V_p
+
+    factor `[H]`. With `factor = 0` the result is the model's own, exactly.
+    Source: LLaMA-Adapter (Zhang et al. 2023, arXiv 2303.16199), equations 4 to 9.
+    """
+    out, weights = call.run_base()
+    prefix_key, prefix_value = prefix_key.to(call.key.dtype), prefix_value.to(call.value.dtype)
+    if call.prefix_mask is None:
+        alone = kernel.prefix_attention(call.query, prefix_key, prefix_value, call.scale)  # [B, H, T, Dv]
+    else:
+        score = add_mask(prefix_scores(call, prefix_key), call.prefix_mask)
+        alone = mix_prefix_values(softmax_with_sinks(score, {}), prefix_value)
+    return out + (alone * factor.to(out.dtype).view(1, -1, 1, 1)).transpose(1, 2), weights
+
+
+def linear_attention(call: AttentionCall, prefix_key: Tensor, prefix_value: Tensor) -> tuple[Tensor, Tensor | None]:
+    """No softmax over the prefix at all, added to the model's attention.
+
+        out = attention(q, K, V)  +  sum_j scale * (q . k_p[j]) v_p[j]
+
+    prefix_key `[G, P, Dk]`, prefix_value `[G, P, Dv]`. The sum over j does not depend on q, so a long prefix costs no
+    more than a product of q by `[Dk, Dv]`.
+    """
+    out, weights = call.run_base()
+    prefix_key, prefix_value = prefix_key.to(call.key.dtype), prefix_value.to(call.value.dtype)
+    if call.prefix_mask is None and 2 * prefix_key.shape[1] > call.query.shape[3]:
+        alone = mix_prefix_values(call.query, prefix_key.mT @ prefix_value * call.scale)  # [B, H, T, Dv]
+    else:
+        score = prefix_scores(call, prefix_key)
+        if call.prefix_mask is not None:
+            score = score.masked_fill(~call.prefix_mask, 0.0)
+        alone = mix_prefix_values(score, prefix_value)
+    return out + alone.transpose(1, 2), weights
