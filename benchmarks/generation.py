@@ -7,9 +7,11 @@ of the times of one round, to the bare model and to each peer under the same num
 - *bare model* and *P-Tuning v2*, *APT*: prefixtune's search, as `prefixtune evaluate` and `generate` run it: prompts of
   similar length in one batch, each prompt read once for all its beams;
 - *transformers*, *PEFT prefix* and *PEFT LoRA* (r=8, not merged): `model.generate` over the prompts in their order in
-  the file;
+  the file; a fully fine-tuned model generates as the bare one;
 - *static cache*: prefixtune's batches, with transformers' static cache instead of the growing one;
-- *compiled*: the same under torch.compile, once that has compiled what it needs.
+- *compiled*: the same under torch.compile, once that has compiled what it needs;
+- *adapters prefix*, with `--adapters PYTHON`: `model.generate` of that library, and beside it the bare model under the
+  older transformers that it needs (`adapters_peer.py`).
 
 Time is that of the processor, on one thread, float32; the table has medians over rounds.
 """
@@ -20,16 +22,18 @@ import argparse
 import csv
 import random
 import statistics
-import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import adapters_peer
 import peft
 import report
 import torch
 import transformers as tf
+from clock import timed
 
 import prefixtune as pt
 from prefixtune.tasks import Decoding, Window
@@ -38,11 +42,13 @@ from prefixtune.tasks.task import batches_by_length
 
 SECTION = "Generation"
 BARE = "bare model"
-PEERS = ("PEFT prefix", "PEFT LoRA", "bare model, transformers")
+PEERS = ["PEFT prefix", "PEFT LoRA", "bare model, transformers"]
 COMPILED = "P-Tuning v2, compiled"
 NEW, PART = 40, 126  # five parts of the test set
 
 Prompts = list[list[int]]
+Way = Callable[[Prompts, Decoding], float]
+"""Answers prompts, and returns processor seconds."""
 
 
 def prompts_of(data: Path, tokenizer: Any) -> Prompts:
@@ -103,6 +109,34 @@ def ways(load: Callable[[], Any], length: int) -> dict[str, tuple[Callable[..., 
     }
 
 
+def local_ways(given: argparse.Namespace, tokenizer: Any) -> dict[str, Way]:
+    """Every way that runs in this interpreter."""
+
+    def way(run: Callable[..., None], model: Any, options: dict[str, Any]) -> Way:
+        def answer(prompts: Prompts, decoding: Decoding) -> None:
+            with torch.no_grad():
+                run(model, tokenizer, decoding, given.rows, prompts, **options)
+
+        return timed(answer)
+
+    return {name: way(*parts) for name, parts in ways(partial(_loaded, given.model), given.length).items()}
+
+
+def foreign_ways(workers: dict[str, adapters_peer.Worker], given: argparse.Namespace, tokenizer: Any) -> dict[str, Way]:
+    """`generate` in the `adapters` library's interpreters."""
+
+    def way(worker: adapters_peer.Worker, prefixes: int) -> Way:
+        worker.begin("generating", folder=given.model, length=given.length, rows=given.rows, prefixes=prefixes)
+        tokens = {"max_new_tokens": NEW, "min_new_tokens": NEW, "pad_token_id": tokenizer.pad_token_id}
+
+        def answer(prompts: Prompts, decoding: Decoding) -> float:
+            return float(worker.ask({"prompts": prompts, "options": tokens | {"num_beams": decoding.beams}}))
+
+        return answer
+
+    return {name: way(worker, prefixes) for prefixes, (name, worker) in enumerate(workers.items())}
+
+
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -113,6 +147,7 @@ def main() -> None:
     parser.add_argument("--beams", type=int, nargs="*", default=(1, 5), help="beams of the search")
     parser.add_argument("--parts", type=int, default=5, help="how many fifths of the test set, a round each")
     parser.add_argument("--dry", action="store_true", help="print only, and leave RESULTS.md as it is")
+    adapters_peer.add_option(parser)
     given = parser.parse_args()
     torch.set_num_threads(1)
     tf.logging.set_verbosity_error()
@@ -120,11 +155,13 @@ def main() -> None:
     tokenizer = tf.AutoTokenizer.from_pretrained(given.model)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     prompts = prompts_of(given.data, tokenizer)
-    every = ways(partial(_loaded, given.model), given.length)
-    tables = [_table(every, tokenizer, prompts, beams, given.rows, given.parts) for beams in given.beams]
+    with ExitStack() as opened:
+        workers = adapters_peer.bare_and_prefixed(given.adapters, opened)
+        every = local_ways(given, tokenizer) | foreign_ways(workers, given, tokenizer)
+        tables = [_table(every, prompts, beams, given.parts) for beams in given.beams]
     intro = (
         f"`python benchmarks/generation.py`: {len(prompts)} prompts, {NEW} tokens each, batches of {given.rows}, "
-        f"P={given.length}, {Path(given.model).name}. {report.machine()}\n\n"
+        f"P={given.length}, {Path(given.model).name}. {report.machine()}\n\n{adapters_peer.remark(given.adapters)}"
     )
     if not given.dry:
         report.write(SECTION, intro + "\n".join(tables))
@@ -137,28 +174,22 @@ def _loaded(model: str) -> Any:
     return decoder
 
 
-def _table(every: Any, tokenizer: Any, prompts: Prompts, beams: int, rows: int, parts: int) -> str:
+def _table(every: dict[str, Way], prompts: Prompts, beams: int, parts: int) -> str:
     decoding, order = Decoding(beams=beams, max_new_tokens=NEW), random.Random(0)
     found: list[dict[str, float]] = []
-    compiling = every[COMPILED]
-    with torch.no_grad():
-        for _ in range(2):  # the first run compiles, the second for other shapes
-            compiling[0](compiling[1], tokenizer, decoding, rows, prompts[:PART], **compiling[2])
+    for _ in range(2):  # the first run compiles, the second for other shapes
+        every[COMPILED](prompts[:PART], decoding)
+    for name in {adapters_peer.BARE, adapters_peer.NAME} & set(every):
+        every[name](prompts[:1], decoding)  # loads what is imported on first use
     for part in range(parts):
-        chosen, times = prompts[part * PART : (part + 1) * PART], {}
-        for name in order.sample(list(every), len(every)):
-            run, model, options = every[name]
-            start = time.process_time()
-            with torch.no_grad():
-                run(model, tokenizer, decoding, rows, chosen, **options)
-            times[name] = time.process_time() - start
-        found.append(times)
-    lines = []
+        chosen = prompts[part * PART : (part + 1) * PART]
+        found.append({name: every[name](chosen, decoding) for name in order.sample(list(every), len(every))})
+    lines, compared = [], [BARE, *PEERS, *({adapters_peer.NAME} & set(every))]
     for name in every:
         speed = PART * NEW / statistics.median(taken[name] for taken in found)
-        lines.append([name, f"{speed:.0f}", *report.versus(found, name, (BARE, *PEERS))])
+        lines.append([name, f"{speed:.0f}", *report.versus(found, name, compared)])
         print(beams, *lines[-1], sep="\t", flush=True)
-    head = ["way", "tokens/s", *(f"/ {name}" for name in (BARE, *PEERS))]
+    head = ["way", "tokens/s", *(f"/ {name}" for name in compared)]
     return f"### {beams} beam{'s' if beams > 1 else ''}\n\n" + report.table(head, lines)
 
 

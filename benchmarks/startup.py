@@ -1,8 +1,10 @@
 """How long things take to start, against what they cannot be without: `python benchmarks/startup.py`.
 
 Every command runs in a fresh interpreter, interleaved in random order; the table has the median of wall-clock seconds
-and the median of each round's ratio to its floor. The model is an 8-layer Llama of width 512 with random weights on
-disk; the prefix has 20 positions.
+and the medians of each round's ratios: to its floor, and to each peer that does the same. The model is an 8-layer Llama
+of width 512 with random weights on disk; the prefix has 20 positions. Full fine-tuning has no row: its new model and a
+saved one are both *load the base*. With `--adapters PYTHON` the `adapters` library is a peer; its floor is the base
+under the older transformers that it needs.
 """
 
 from __future__ import annotations
@@ -16,14 +18,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import peft
+import adapters_peer
 import report
-import torch
 from train_step import base
-
-import prefixtune as pt
 
 SECTION = "Start-up"
 LENGTH = 20
@@ -33,52 +33,81 @@ LOAD = (
 )
 
 
-NEW, PEFT_NEW = "load the base, attach a new prefix", "load the base, a new prefix of PEFT"
-LOADED, PEFT_LOADED = "load the base, load a prefix", "load the base, load a prefix of PEFT"
-PEERS = {NEW: PEFT_NEW, LOADED: PEFT_LOADED}
-"""Which row of PEFT does the same."""
+FLOOR, BASE, FOREIGN_BASE = "python -c pass", "load the base", "load the base, adapters' interpreter"
+PEERS = ("PEFT prefix", "PEFT LoRA r=8")
+NEW, SAVED = "load the base, a new {}", "load the base, a saved {}"
 
 
-def commands(folder: Path) -> list[tuple[str, list[str], str | None]]:
-    """Name, command, and the name of its floor."""
-    base_folder, ours, theirs = (str(folder / name) for name in ("base", "ours", "theirs"))
-    torch.manual_seed(0)
-    base().save_pretrained(base_folder)
-    model = pt.attach(base(), pt.PTuningV2(length=LENGTH))
-    pt.save(model, ours)
-    config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=LENGTH)
-    peft.get_peft_model(base(), config).save_pretrained(theirs)
-    load = LOAD.format(base=base_folder)
+@dataclass(frozen=True)
+class Way:
+    """Code behind the base's loading: a new prefix, writing it, and loading a written one."""
 
-    def python(code: str) -> list[str]:
-        return [sys.executable, "-W", "ignore", "-c", code]
+    name: str
+    new: str
+    write: str
+    saved: str
+    python: str = sys.executable
 
-    new = "m = pt.attach(m, pt.PTuningV2(length=20))"
-    return [
-        ("python -c pass", python("pass"), None),
-        ("import prefixtune", python("import prefixtune"), "python -c pass"),
-        ("prefixtune --help", [sys.executable, "-m", "prefixtune", "--help"], "python -c pass"),
-        ("load the base", python(load), None),
-        (NEW, python(f"{load}import prefixtune as pt; {new}"), "load the base"),
-        (
-            PEFT_NEW,
-            python(
-                f"{load}import peft; m = peft.get_peft_model(m, peft.PrefixTuningConfig("
-                f"task_type='CAUSAL_LM', num_virtual_tokens={LENGTH}))"
-            ),
-            "load the base",
-        ),
-        (
-            LOADED,
-            python(f"{load}import prefixtune as pt; pt.load(m, {ours!r})"),
-            "load the base",
-        ),
-        (
-            PEFT_LOADED,
-            python(f"{load}import peft; peft.PeftModel.from_pretrained(m, {theirs!r})"),
-            "load the base",
-        ),
+
+def ways(folder: Path, adapters_python: str | None) -> list[Way]:
+    """Every library's."""
+
+    def of_peft(name: str, config: str) -> Way:
+        new = f"import peft; m = peft.get_peft_model(m, peft.{config})"
+        saved = str(folder / name)
+        load = f"import peft; peft.PeftModel.from_pretrained(m, {saved!r})"
+        return Way(name, new, f"m.save_pretrained({saved!r})", load)
+
+    ours, theirs = str(folder / "ours"), str(folder / "adapters")
+    new = f"import prefixtune as pt; m = pt.attach(m, pt.PTuningV2(length={LENGTH}))"
+    found = [
+        Way("prefix", new, f"pt.save(m, {ours!r})", f"import prefixtune as pt; pt.load(m, {ours!r})"),
+        of_peft(PEERS[0], f"PrefixTuningConfig(task_type='CAUSAL_LM', num_virtual_tokens={LENGTH})"),
+        of_peft(PEERS[1], "LoraConfig(task_type='CAUSAL_LM', r=8)"),
     ]
+    if adapters_python:
+        ready, config = "import adapters; adapters.init(m); ", f"prefix_length={LENGTH}, flat=True"
+        new = f"{ready}m.add_adapter('p', config=adapters.PrefixTuningConfig({config})); m.train_adapter('p')"
+        load = f"{ready}m.load_adapter({theirs!r}, set_active=True)"
+        found.append(Way(adapters_peer.NAME, new, f"m.save_adapter({theirs!r}, 'p')", load, adapters_python))
+    return found
+
+
+@dataclass(frozen=True)
+class Command:
+    """What is run, the name of its floor, and of the row of each peer that does the same."""
+
+    name: str
+    words: list[str]
+    floor: str = ""
+    same: dict[str, str] = field(default_factory=dict)
+
+
+def commands(folder: Path, adapters_python: str | None) -> list[Command]:
+    """All that is timed; what it loads is written to `folder` first."""
+    base().save_pretrained(folder / "base")
+    load, every = LOAD.format(base=str(folder / "base")), ways(folder, adapters_python)
+    for way in every:
+        subprocess.run(_python(f"{load}{way.new}; {way.write}", way.python), check=True, capture_output=True)
+    found = [
+        Command(FLOOR, _python("pass")),
+        Command("import prefixtune", _python("import prefixtune"), FLOOR),
+        Command("prefixtune --help", [sys.executable, "-m", "prefixtune", "--help"], FLOOR),
+        Command(BASE, _python(load)),
+    ]
+    if adapters_python:
+        found.append(Command(FOREIGN_BASE, _python(load, adapters_python), BASE))
+    for row in (NEW, SAVED):
+        same = {way.name: row.format(way.name) for way in every}
+        for way in every:
+            code = load + (way.new if row == NEW else way.saved)
+            floor = BASE if way.python == sys.executable else FOREIGN_BASE
+            found.append(Command(same[way.name], _python(code, way.python), floor, same))
+    return found
+
+
+def _python(code: str, interpreter: str = sys.executable) -> list[str]:
+    return [interpreter, "-W", "ignore", "-c", code]
 
 
 def seconds(command: Sequence[str]) -> float:
@@ -93,22 +122,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="how often every command runs")
     parser.add_argument("--dry", action="store_true", help="print only, and leave RESULTS.md as it is")
+    adapters_peer.add_option(parser)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        every, order = commands(Path(folder)), random.Random(0)
+        every, order = commands(Path(folder), given.adapters), random.Random(0)
         rounds = [
-            {name: seconds(command) for name, command, _ in order.sample(every, len(every))}
+            {command.name: seconds(command.words) for command in order.sample(every, len(every))}
             for _ in range(given.rounds + 1)
         ][1:]
+    peers = [*PEERS, *([adapters_peer.NAME] if given.adapters else [])]
     lines = []
-    for name, _, floor in every:
-        taken = statistics.median(times[name] for times in rounds)
-        ratios = ["".join(report.versus(rounds, name, [other] if other else [])) for other in (floor, PEERS.get(name))]
-        lines.append([name, f"{taken:.2f}", ratios[0], floor or "", ratios[1]])
-        print(*lines[-1], sep="\t")
-    body = f"`python benchmarks/startup.py`. {report.machine()}\n\n"
+    for command in every:
+        taken = statistics.median(times[command.name] for times in rounds)
+        others = [command.floor, *(command.same.get(peer, "") for peer in peers)]
+        ratios = ["".join(report.versus(rounds, command.name, [other] if other else [])) for other in others]
+        lines.append([command.name, f"{taken:.2f}", ratios[0], command.floor, *ratios[1:]])
+        print(*lines[-1], sep="\t", flush=True)
+    body = (
+        f"`python benchmarks/startup.py`. {report.machine()} Full fine-tuning starts as *{BASE}* does.\n\n"
+        f"{adapters_peer.versions(given.adapters)}"
+    )
+    head = ["what", "seconds", "ratio", "to", *(f"/ {peer}" for peer in peers)]
     if not given.dry:
-        report.write(SECTION, body + report.table(["what", "seconds", "ratio", "to", "/ PEFT doing the same"], lines))
+        report.write(SECTION, body + report.table(head, lines))
 
 
 if __name__ == "__main__":

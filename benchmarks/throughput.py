@@ -9,6 +9,8 @@ floor's and to each peer's. Ways:
 - *PEFT, default*: its prefix under transformers' Trainer: batches in random order, padded to their longest;
 - *PEFT, by length*: the same with the Trainer's own grouping by length; so are *LoRA* (PEFT's, r=8) and *full
   fine-tuning*;
+- *adapters*, with `--adapters PYTHON`: that library's prefix on the batches of those two, which are drawn and put
+  together here, and the time for it counted (`adapters_peer.py`);
 - *frozen floor*: the frozen model alone, with the gradient of keys and values (`train_step.py`), padded.
 """
 
@@ -20,10 +22,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import adapters_peer
 import peft
 import report
 import torch
@@ -37,7 +41,10 @@ from prefixtune.training.trainer import EpochSampler, PrefixTrainer, padding_sha
 
 SECTION = "Training throughput"
 FLOOR = "frozen floor"
-PEERS = ("PEFT, default", "PEFT, by length", "LoRA, by length", "full fine-tuning, by length")
+PEERS = ["PEFT, default", "PEFT, by length", "LoRA, by length", "full fine-tuning, by length"]
+BY_LENGTH = {"train_sampling_strategy": "group_by_length"}
+FOREIGN = {"adapters, default": {}, "adapters, by length": BY_LENGTH}
+"""How the Trainer draws the batches of the `adapters` library's prefix."""
 LENGTH = 16
 
 
@@ -96,7 +103,28 @@ class Timed:
         return (time.process_time() - start) / tokens
 
 
-def ways(work: Work, steps: int, batch_size: int, folder: str) -> dict[str, Timed]:
+class Foreign(Timed):
+    """The `adapters` library's prefix, on batches that a Trainer draws here."""
+
+    def __init__(self, trainer: tf.Trainer, steps: int, worker: adapters_peer.Worker) -> None:
+        super().__init__(trainer, steps)
+        self.worker = worker
+
+    def time(self) -> float:
+        """Processor seconds a useful token over the next steps: here for the batches, there for the steps."""
+        batches = iter(self.trainer.get_train_dataloader())
+        next(batches)
+        start = time.process_time()
+        drawn = [next(batches) for _ in range(self.steps)]
+        here = time.process_time() - start
+        tokens = sum(int(batch["attention_mask"].sum()) for batch in drawn)
+        sent = [{name: tensor.tolist() for name, tensor in batch.items()} for batch in drawn]
+        return (here + float(self.worker.ask(sent))) / tokens
+
+
+def ways(
+    work: Work, steps: int, batch_size: int, folder: str, workers: dict[str, adapters_peer.Worker]
+) -> dict[str, Timed]:
     """Every way, its model fresh."""
 
     def arguments(**options: Any) -> tf.TrainingArguments:
@@ -117,14 +145,21 @@ def ways(work: Work, steps: int, batch_size: int, folder: str) -> dict[str, Time
             steps,
         )
 
-    def theirs(change: Callable[[Any], Any], **options: Any) -> Timed:
+    def plain(change: Callable[[Any], Any], **options: Any) -> tf.Trainer:
         model, tokenizer = work.load()
         features = work.task.features(work.table, model, tokenizer, window(model, tokenizer, LENGTH))
         collator = work.task.collator(model, tokenizer)
-        trainer = tf.Trainer(
+        return tf.Trainer(
             model=change(model), args=arguments(**options), train_dataset=features, data_collator=collator
         )
-        return Timed(trainer, steps)
+
+    def theirs(change: Callable[[Any], Any], **options: Any) -> Timed:
+        return Timed(plain(change, **options), steps)
+
+    def foreign(name: str, worker: adapters_peer.Worker) -> Timed:
+        trainer = plain(lambda model: model, **FOREIGN[name])
+        labels = trainer.model.config.num_labels if work.peft_type == "TOKEN_CLS" else 0
+        return Foreign(trainer, steps, worker.begin("feeding", folder=work.model, labels=labels, length=LENGTH))
 
     def prefixed(model: Any) -> Any:
         return pt.attach(model, pt.PTuningV2(length=LENGTH))
@@ -136,12 +171,12 @@ def ways(work: Work, steps: int, batch_size: int, folder: str) -> dict[str, Time
     def lora(model: Any) -> Any:
         return peft.get_peft_model(model, peft.LoraConfig(task_type=work.peft_type, r=8))
 
-    by_length = {"train_sampling_strategy": "group_by_length"}
     default, *others = PEERS
     changes = (peft_prefix, lora, lambda model: model)
     return {
         default: theirs(peft_prefix),
-        **{name: theirs(change, **by_length) for name, change in zip(others, changes, strict=True)},
+        **{name: theirs(change, **BY_LENGTH) for name, change in zip(others, changes, strict=True)},
+        **{name: foreign(name, worker) for name, worker in workers.items()},
         FLOOR: ours(lambda model: frozen_floor(model, None), "never"),
         "padded": ours(prefixed, "never"),
         "packed": ours(prefixed, "always"),
@@ -151,8 +186,10 @@ def ways(work: Work, steps: int, batch_size: int, folder: str) -> dict[str, Time
 def measure(work: Work, given: argparse.Namespace) -> str:
     """One task as a table."""
     order = random.Random(0)
-    with tempfile.TemporaryDirectory() as folder:
-        every = ways(work, given.steps, given.batch_size, folder)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as opened:
+        foreign = FOREIGN if given.adapters else ()
+        workers = {name: opened.enter_context(adapters_peer.Worker(given.adapters)) for name in foreign}
+        every = ways(work, given.steps, given.batch_size, folder, workers)
         found: list[dict[str, float]] = []
         for number in range(given.rounds):
             for way in every.values():
@@ -162,12 +199,12 @@ def measure(work: Work, given: argparse.Namespace) -> str:
                 else:
                     torch.manual_seed(number)
             found.append({name: every[name].time() for name in order.sample(list(every), len(every))})
-    lines = []
+    lines, compared = [], [FLOOR, *PEERS, *foreign]
     for name in every:
         speed = statistics.median(1 / taken[name] for taken in found)
-        lines.append([name, f"{speed:.0f}", *report.versus(found, name, (FLOOR, *PEERS))])
+        lines.append([name, f"{speed:.0f}", *report.versus(found, name, compared)])
         print(work.name, *lines[-1], sep="\t", flush=True)
-    head = ["way", "useful tokens/s", *(f"time / {name}" for name in (FLOOR, *PEERS))]
+    head = ["way", "useful tokens/s", *(f"time / {name}" for name in compared)]
     share = f"{every['padded'].padding():.1%} padding in batches by length"
     title = f"### {work.name} ({Path(work.model).name}, batches of {given.batch_size}, P={LENGTH}, {share})"
     print(title)
@@ -185,11 +222,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6, help="steps a round")
     parser.add_argument("--rounds", type=int, default=5, help="rounds")
     parser.add_argument("--dry", action="store_true", help="print only, and leave RESULTS.md as it is")
+    adapters_peer.add_option(parser)
     given = parser.parse_args()
     torch.set_num_threads(1)
     tf.logging.set_verbosity_error()
     tables = [measure(work, given) for work in works(given)]
-    body = f"`python benchmarks/throughput.py`. {report.machine()}\n\n" + "\n".join(tables)
+    head = f"`python benchmarks/throughput.py`. {report.machine()}\n\n{adapters_peer.remark(given.adapters)}"
+    body = head + "\n".join(tables)
     if not given.dry:
         report.write(SECTION, body)
 

@@ -13,11 +13,13 @@ it still (shared caches and memory) only ever adds time: `fastest` is the ratio 
 floor's fastest.
 
 Peak memory is measured in a fresh process for each method: the highest resident size over two steps, less what was
-resident before the model was made. There, the C library's allocator gives every freed block of 64 KB or more back at
-once; left to itself it keeps some, and the same method differs by 5 % from one process to the next.
+resident before the model was made and after one step of a small one, so that no library's code counts. There, the C
+library's allocator gives every freed block of 64 KB or more back at once; left to itself it keeps some, and the same
+method differs by 5 % from one process to the next.
 
 A second table of each case has the same times, the optimiser's step included, and the same peaks over those of each
-peer: PEFT's prefix and LoRA, full fine-tuning, and the `adapters` library where an interpreter that has it is named.
+peer: PEFT's prefix and LoRA, full fine-tuning, and the `adapters` library where an interpreter that has it is named
+(`--adapters PYTHON`; `adapters_worker.py` says what it measures).
 
 The prefix's own arithmetic is counted in the products of matrices that its formula needs, as a share of the floor's.
 """
@@ -33,10 +35,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import adapters_peer
 import peft
 import report
 import torch
@@ -82,10 +86,13 @@ SHAPE = {
 }
 
 
-def base() -> tf.PreTrainedModel:
+SMALL = SHAPE | {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 100}
+
+
+def base(shape: dict[str, Any] = SHAPE) -> tf.PreTrainedModel:
     """The model that every method starts from."""
     torch.manual_seed(0)
-    return tf.LlamaForCausalLM(tf.LlamaConfig(**SHAPE))
+    return tf.LlamaForCausalLM(tf.LlamaConfig(**shape))
 
 
 def frozen_floor(model: tf.PreTrainedModel, case: Case) -> torch.nn.Module:
@@ -155,15 +162,15 @@ def own_arithmetic(name: str, case: Case) -> float | None:
     mlp = 6 * case.length * (WIDTH * HIDDEN + LAYERS * HIDDEN * 2 * WIDTH)
     gates = 6 * tokens * WIDTH * case.length * LAYERS
     extra = {"P-Tuning v2": 0.0, "PEFT prefix": 0.0, "Prefix-Tuning": mlp, "PEFT prefix, MLP": mlp, "APT": gates}
-    extra |= {"adapters prefix": 0.0}
+    extra |= {adapters_peer.NAME: 0.0, f"{adapters_peer.NAME}, MLP": mlp}
     return (prefix + extra[name]) / (weights + attention) if name in extra else None
 
 
 class Trainee:
     """A model under one method, and its optimiser."""
 
-    def __init__(self, name: str, case: Case) -> None:
-        self.model = METHODS[name](base(), case).train()
+    def __init__(self, name: str, case: Case, shape: dict[str, Any] = SHAPE) -> None:
+        self.model = METHODS[name](base(shape), case).train()
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-5) if trained else None
 
@@ -181,33 +188,27 @@ class Trainee:
 class Foreign:
     """The `adapters` library in its own interpreter: a step on demand. Its model and batch are the same."""
 
-    def __init__(self, python: str, case: Case, flat: bool) -> None:
-        shape = {"config": SHAPE, "rows": case.rows, "tokens": case.tokens, "length": case.length, "flat": flat}
-        given = json.dumps(shape | {"threads": torch.get_num_threads()})
-        command = [python, "-W", "ignore", str(Path(__file__).with_name("adapters_step.py")), given]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
+    def __init__(self, worker: adapters_peer.Worker, name: str, case: Case) -> None:
+        self.worker = worker.begin("training", **foreign_job(name, case))
 
     def step(self, ids: Tensor) -> tuple[float, float]:
         """Processor seconds of forward and backward, and of the optimiser."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write("step\n")
-        self.process.stdin.flush()
-        step, optimizer = json.loads(self.process.stdout.readline())
+        step, optimizer = self.worker.ask()
         return step, optimizer
 
-    def close(self) -> None:
-        """End the interpreter."""
-        self.process.communicate()
+
+FOREIGN = {adapters_peer.NAME: 0, f"{adapters_peer.NAME}, MLP": HIDDEN}
+"""The width of its MLP."""
 
 
-FOREIGN = {"adapters prefix": True, "adapters prefix, MLP": False}
-"""Whether its prefix is flat."""
+def foreign_job(name: str, case: Case) -> dict[str, Any]:
+    """The model, the batch and the prefix, in the worker's words."""
+    batch_shape = {"rows": case.rows, "tokens": case.tokens}
+    return {"config": SHAPE, "length": case.length, "hidden": FOREIGN[name], **batch_shape}
 
 
-def batch(case: Case) -> Tensor:
-    return torch.randint(WORDS, (case.rows, case.tokens), generator=torch.Generator().manual_seed(1))
+def batch(case: Case, words: int = WORDS) -> Tensor:
+    return torch.randint(words, (case.rows, case.tokens), generator=torch.Generator().manual_seed(1))
 
 
 Times = dict[str, tuple[float, float]]
@@ -216,27 +217,38 @@ Times = dict[str, tuple[float, float]]
 
 def rounds(case: Case, names: list[str], count: int, python: str | None) -> Iterator[Times]:
     """The times of every method, one round after another; the first round warms up and is dropped."""
-    foreign = {name: Foreign(python, case, FOREIGN[name]) for name in names if name in FOREIGN and python}
-    trainees = {name: foreign[name] if name in foreign else Trainee(name, case) for name in names}
-    ids, order = batch(case), random.Random(0)
-    for number in range(count + 1):
-        times = {name: trainees[name].step(ids) for name in order.sample(names, len(names))}
-        if number:
-            yield times
-    for peer in foreign.values():
-        peer.close()
+    with ExitStack() as opened:
+        trainees: dict[str, Trainee | Foreign] = {}
+        for name in names:
+            if name in FOREIGN and python:
+                worker = opened.enter_context(adapters_peer.Worker(python, torch.get_num_threads()))
+                trainees[name] = Foreign(worker, name, case)
+            else:
+                trainees[name] = Trainee(name, case)
+        ids, order = batch(case), random.Random(0)
+        for number in range(count + 1):
+            times = {name: trainees[name].step(ids) for name in order.sample(names, len(names))}
+            if number:
+                yield times
 
 
-def peak_memory(name: str, case: Case) -> int:
+GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": str(64 * 1024)}
+
+
+def peak_memory(name: str, case: Case, python: str | None) -> int:
     """Bytes, measured in a fresh process."""
-    words = [sys.executable, __file__, "--peak-of", name, *map(str, (case.rows, case.tokens, case.length))]
-    given_back = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(64 * 1024)}
-    done = subprocess.run(words, capture_output=True, text=True, check=True, env=given_back)
+    if name in FOREIGN and python:
+        with adapters_peer.Worker(python, torch.get_num_threads(), GIVEN_BACK) as worker:
+            return int(worker.begin("peak", **foreign_job(name, case)).ask())
+    words = [sys.executable, __file__, "--threads", str(torch.get_num_threads()), "--peak-of", name]
+    words += map(str, (case.rows, case.tokens, case.length))
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=os.environ | GIVEN_BACK)
     return int(json.loads(done.stdout.splitlines()[-1])["bytes"])
 
 
 def print_peak(name: str, case: Case) -> None:
     """What the fresh process does."""
+    Trainee(name, case, SMALL).step(batch(case, SMALL["vocab_size"]))  # loads the code that is imported on first use
     before = _resident("VmRSS")
     trainee, ids = Trainee(name, case), batch(case)
     for _ in range(2):
@@ -264,7 +276,7 @@ def fastest(times: list[Times], name: str) -> str:
 
 def measure(case: Case, names: list[str], count: int, memory: bool, python: str | None) -> str:
     """One case as a table."""
-    peaks = {name: peak_memory(name, case) for name in names if name not in FOREIGN} if memory else {}
+    peaks = {name: peak_memory(name, case, python) for name in names} if memory else {}
     times = list(rounds(case, names, count, python))
     rows = []
     for name in names:
@@ -272,8 +284,7 @@ def measure(case: Case, names: list[str], count: int, memory: bool, python: str 
         row = [name, ratios(times, name, False), fastest(times, name), ratios(times, name, True)]
         row.append("" if share is None else f"{share:.1%}")
         if memory:
-            peak = peaks.get(name)
-            row += ["", ""] if peak is None else [f"{peak / 2**20:.0f}", f"{peak / peaks[FLOOR]:.3f}"]
+            row += [f"{peaks[name] / 2**20:.0f}", f"{peaks[name] / peaks[FLOOR]:.3f}"]
         rows.append(row)
     floor = statistics.median(t[FLOOR][0] for t in times)
     title = f"### {case} ({len(times)} rounds; floor: {floor * 1000:.0f} ms)\n\n"
@@ -289,7 +300,7 @@ def beside(times: list[Times], peaks: dict[str, int], names: list[str], peers: l
     rows = []
     for name in names:
         cells = report.versus(whole, name, peers, digits=3)
-        known = [f", {peaks[name] / peaks[peer]:.3f}" if {name, peer} <= set(peaks) else "" for peer in peers]
+        known = [f", {peaks[name] / peaks[peer]:.3f}" if peaks else "" for peer in peers]
         rows.append([name, *map("".join, zip(cells, known, strict=True))])
     return report.table(["step with AdamW, peak", *(f"/ {peer}" for peer in peers)], rows)
 
@@ -301,7 +312,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--cases", type=int, nargs="*", default=range(len(CASES)), help="which cases, from 0")
     parser.add_argument("--methods", nargs="*", default=list(METHODS), help=f"of: {', '.join(METHODS)}")
-    parser.add_argument("--adapters", metavar="PYTHON", help="an interpreter that has the `adapters` library")
+    adapters_peer.add_option(parser)
     parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
     parser.add_argument("--dry", action="store_true", help="print only, and leave RESULTS.md as it is")
     parser.add_argument("--peak-of", nargs=4, help=argparse.SUPPRESS)
@@ -317,7 +328,8 @@ def main() -> None:
         for i in given.cases
     ]
     command = f"`python benchmarks/train_step.py` on {given.threads} thread(s)"
-    body = f"{command}. {report.machine()} At the start it was {before}.\n\n" + "\n".join(tables)
+    head = f"{command}. {report.machine()} At the start it was {before}.\n\n"
+    body = head + adapters_peer.remark(given.adapters) + "\n".join(tables)
     if given.dry:
         print(body)
     else:

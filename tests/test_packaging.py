@@ -35,7 +35,7 @@ def declared() -> set[str]:
     return {distribution(requirement) for requirement in PROJECT["dependencies"] + extras} - {"prefixtune"}
 
 
-ELSEWHERE = {ROOT / "benchmarks" / "adapters_step.py"}
+ELSEWHERE = {ROOT / "benchmarks" / "adapters_worker.py"}
 """Files that run in an environment of their own, which they name."""
 
 
