@@ -14,6 +14,7 @@ _WORDS = {
     "dart": "The Mars Hill College joined the league in 1973 . Hawaii Five-O was shown in 2010 .",
 }
 """Sentences as the corpus has them."""
+_LINEAR = {"lr": 1e-2, "part_lr": {"values": 3e-3}}
 
 
 def arms(cell: Cell) -> Sequence[Arm]:
@@ -31,6 +32,7 @@ def arms(cell: Cell) -> Sequence[Arm]:
         Trained(
             name="Free prefix from text", kind="p_tuning_v2", options=text, recipe={"lr": 0.1, "part_lr": {"keys": 0.3}}
         ),
+        Trained(name="Linear prefix", kind="linear", options={"length": length}, recipe=_LINEAR),
     )
 
 
@@ -42,5 +44,6 @@ EXPERIMENT = Experiment(
     recipe=recipes.generation,
     sweeps="length",
     notes="LoRA and adapter are as large as the stored prefix. Free prefixes are P-Tuning v2's: no MLP. The one from "
-    "text starts as a sentence of the corpus's kind, and its keys have three times the rate of its values.",
+    "text starts as a sentence of the corpus's kind, and its keys have three times the rate of its values. The linear "
+    "one has no softmax; its values have three tenths of the rate.",
 )
