@@ -62,6 +62,8 @@ def test_a_prefix_that_peft_cannot_hold_is_refused_and_nothing_is_written(
     [
         (pt.AdaptivePrefix(length=P), "gate_input='token' depends on the input"),
         (pt.ZeroInitPrefix(length=P, position_offset=P), "softmax of its own"),
+        (pt.ZeroInitPrefix(length=P), "softmax of its own"),  # also where its place alone would be refused
+        (pt.LinearPrefix(length=P), "without a softmax"),
     ],
 )
 def test_attention_that_no_cache_can_hold_is_refused(method: Any, message: str, tmp_path: Path) -> None:

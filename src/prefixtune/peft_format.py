@@ -57,10 +57,10 @@ def to_peft(model: PreTrainedModel, directory: str | os.PathLike[str], name: str
     task = _task_of(model)
     _check_model(model)
     slots = _slots_of(prefix, bank.geometry)
-    _check_place(prefix, slots)
-    _check_config_agrees(model, slots[0])
     with torch.no_grad():
         pairs = [prefix.plain_keys_values(slot) for slot in slots]
+    _check_place(prefix, slots)
+    _check_config_agrees(model, slots[0])
     _prove_cache(model, bank, name, pairs)
     layer, length = slots[0].layer, slots[0].length
     layers = len(slots) | 1 if layer.encoder_decoder else len(slots)  # odd: then no two decoder layers share a row
