@@ -21,6 +21,7 @@ FLOORS = {
     "flash": 0,
     "trials": 0,
     "gating": 0,
+    "rotary": 0,
     "kernel": 0,
     "attention": 0,
     "separate": 0,

@@ -20,7 +20,9 @@ ARCHITECTURES = ["bert", "llama", "gpt2", "t5", "deepseek_v3"]
 def by_hand(variant: str, prefix: Prefix, slot: Slot, call: AttentionCall) -> Tensor:
     """What the prefix adds, `[B, T, H, Dv]`, term by term."""
     key, value = (x.repeat_interleave(call.query.shape[1] // len(x), dim=0) for x in prefix.keys_values(slot))
-    score = torch.einsum("bhtd,hpd->bhtp", call.query, key) * call.scale
+    score = torch.einsum("bhtd,hpd->bhtp", call.content, key) * call.scale
+    if variant == "content":
+        return torch.einsum("bhtp,hpd->bthd", score.softmax(-1), value)
     if variant == "zero_init":
         factor = torch.tanh(prefix.factors[f"{slot.layer.site}_{slot.layer.index}"])
         return torch.einsum("h,bhtp,hpd->bthd", factor, score.softmax(-1), value)
@@ -30,7 +32,7 @@ def by_hand(variant: str, prefix: Prefix, slot: Slot, call: AttentionCall) -> Te
 
 
 @pytest.mark.parametrize("length", [3, 24])  # below and above half a head's size
-@pytest.mark.parametrize("variant", ["zero_init", "linear"])
+@pytest.mark.parametrize("variant", ["zero_init", "linear", "content"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_separate_prefix_adds_its_formula_to_the_models_attention(name: str, variant: str, length: int) -> None:
     architecture = zoo.BY_NAME[name]

@@ -12,7 +12,7 @@ import pytest
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "peft", "sklearn", "matplotlib", "pandas", "numpy"}
 # The names that outside programs are written against.
 PUBLIC = {
-    "PrefixTuning", "PTuningV2", "AdaptivePrefix", "Cartridge", "LinearPrefix", "ZeroInitPrefix",
+    "PrefixTuning", "PTuningV2", "AdaptivePrefix", "Cartridge", "ContentPrefix", "LinearPrefix", "ZeroInitPrefix",
     "attach", "detach", "prefixes", "using", "save", "load", "gates", "to_peft", "from_peft",
 }  # fmt: skip
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from prefixtune.errors import CheckpointError, ConfigError, DataError, ModelError, PrefixtuneError
     from prefixtune.methods.adaptive import AdaptivePrefix
     from prefixtune.methods.cartridge import Cartridge
+    from prefixtune.methods.content import ContentPrefix
     from prefixtune.methods.linear import LinearPrefix
     from prefixtune.methods.p_tuning_v2 import PTuningV2
     from prefixtune.methods.prefix_tuning import PrefixTuning
@@ -41,6 +42,7 @@ _HOME = {
     "ModelError": "errors",
     "AdaptivePrefix": "methods.adaptive",
     "Cartridge": "methods.cartridge",
+    "ContentPrefix": "methods.content",
     "LinearPrefix": "methods.linear",
     "PTuningV2": "methods.p_tuning_v2",
     "PrefixTuning": "methods.prefix_tuning",
@@ -52,6 +54,7 @@ __all__ = [
     "Cartridge",
     "CheckpointError",
     "ConfigError",
+    "ContentPrefix",
     "DataError",
     "LinearPrefix",
     "ModelError",

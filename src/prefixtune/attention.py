@@ -17,6 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from prefixtune import flash, kernel
 from prefixtune.gating import Origin
+from prefixtune.rotary import Rotation
 from prefixtune.trials import Trials, synchronised
 
 AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
@@ -43,6 +44,7 @@ class AttentionCall:
     real: Tensor | None = None  # [B, T]: True where a query is text, not padding
     prefix_mask: Tensor | None = None  # [B, 1, T, P]: which prefix positions a query sees; None = all
     prefix_bias: Tensor | None = None  # [B|1, H, T, P]: what the model's position bias adds to prefix scores
+    rotation: Rotation | None = None  # by which angles a rotary embedding turned `query`, where a prefix asks for that
     rows: Tensor | None = None  # which rows of the batch these are; None = all
     made: tuple[Tensor, Tensor] | None = None  # the prefix's keys and values, where they were made before this layer
 
@@ -51,6 +53,11 @@ class AttentionCall:
         """The factor of the scores: the model's own, or `1 / sqrt(Dk)`."""
         scaling = self.options.get("scaling")
         return self.query.shape[-1] ** -0.5 if scaling is None else scaling
+
+    @property
+    def content(self) -> Tensor:
+        """The query `[B, H, T, Dk]`, not turned by a rotary embedding where a prefix asks for that."""
+        return self.query if self.rotation is None else self.rotation.undo(self.query)
 
     def run_base(self) -> tuple[Tensor, Tensor | None]:
         """The model's own attention, as if there were no prefix."""
@@ -66,7 +73,10 @@ class AttentionCall:
         options = {name: pick_option(value, batch, rows) for name, value in self.options.items()}
         tensors: dict[str, Any] = {name: pick(getattr(self, name)) for name in _PER_ROW}
         origin = None if self.origin is None else self.origin.then(lambda hidden: hidden.index_select(0, rows))
-        return replace(self, options=options, rows=rows, origin=origin, **tensors)
+        turned = self.rotation
+        if turned is not None:
+            turned = turned.map(lambda angle: angle if len(angle) == 1 else angle.index_select(0, rows))
+        return replace(self, options=options, rows=rows, origin=origin, rotation=turned, **tensors)
 
 
 _PER_ROW = ("query", "key", "value", "mask", "hidden", "start", "real", "prefix_mask", "prefix_bias")

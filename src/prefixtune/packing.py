@@ -165,12 +165,11 @@ def taken_apart(call: AttentionCall, packing: Packing) -> AttentionCall:
         )
     if mask is None and not call.causal and packing.real is not None:
         mask = packing.real[:, None, None, :]  # [B, 1, 1, T]
-    query, key, value = (
-        packing.rows(x[0].transpose(0, 1)).transpose(1, 2) for x in (call.query, call.key, call.value)
-    )
+    query, key, value = (packing.rows(x[0].transpose(0, 1)).transpose(1, 2) for x in (call.query, call.key, call.value))
     hidden = call.hidden if call.hidden is None else packing.rows(call.hidden[0])
     origin = None if call.origin is None else call.origin.then(lambda hidden: packing.rows(hidden[0]))
-    return replace(call, query=query, key=key, value=value, mask=mask, hidden=hidden, origin=origin)
+    turned = None if call.rotation is None else call.rotation.map(lambda angle: packing.rows(angle[0]))
+    return replace(call, query=query, key=key, value=value, mask=mask, hidden=hidden, origin=origin, rotation=turned)
 
 
 running: ContextVar[Packing | None] = ContextVar("running", default=None)

@@ -157,6 +157,9 @@ class Prefix(nn.Module, ABC):
     gated: ClassVar[bool] = False
     """Whether it has gates."""
 
+    by_content: ClassVar[bool] = False
+    """Whether it is addressed by queries without the position that a rotary embedding gave them, `call.content`."""
+
     reads: str = "none"
     """What the gates read of the input: 'token', 'first', 'mean' or 'none'."""
 
@@ -270,6 +273,11 @@ def random_keys_values(slots: Sequence[Slot], std: float, dtype: torch.dtype) ->
         for slot in slots
         for key, value in [slot.shapes()]
     }
+
+
+def random_keys(slots: Sequence[Slot], std: float, dtype: torch.dtype) -> dict[str, KeysValues]:
+    """Normal keys of standard deviation `std` and values of zero, under which a prefix outside the softmax is none."""
+    return {name: (key, value * 0) for name, (key, value) in random_keys_values(slots, std, dtype).items()}
 
 
 def _offset(method: Method, slots: Sequence[Slot], site: str) -> int:

@@ -80,9 +80,15 @@ class Forward:
     turns: Counter[nn.Module] = field(default_factory=Counter)
     hidden: Tensor | None = None  # what the attention module now running reads, [B, T, d]
     normed: tuple[Tensor, Origin] | None = None  # what the last norm returned, and how to make it again
+    angles: tuple[Tensor, Tensor] | None = None  # cosines and sines of its rotary embedding, where a prefix undoes it
     starts: dict[str, Tensor] = field(
         default_factory=dict
     )  # by slot: the hidden state of each row's first token, [B, d]
+
+    @property
+    def by_content(self) -> bool:
+        """Whether a prefix of this forward asks for the angles."""
+        return any(group.prefix is not None and group.prefix.by_content for group in self.groups)
 
     def real(self, length: int) -> Tensor | None:
         """`[B, T]`: True where the `length` queries are text; None when that is everywhere."""

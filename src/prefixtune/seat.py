@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prefixtune import attention, packing
+from prefixtune import attention, packing, rotary
 from prefixtune.attention import AttentionCall, AttentionFunction, Part, is_causal
 from prefixtune.errors import ConfigError, ModelError
 from prefixtune.geometry import Layer, attention_input, base_attention
 from prefixtune.positions import bias_source
 from prefixtune.prefix import Prefix, Slot
+from prefixtune.rotary import Layout, Rotation
 from prefixtune.seam import Forward, Group, Stack
 
 SEAT = "_prefixtune_seat"
@@ -31,12 +32,15 @@ class Seat:
     def __init__(self, stack: Stack, layers: Sequence[Layer]) -> None:
         self.stack = stack
         self.layers = tuple(layers)
+        self.layout: Layout | None = None  # of its rotary embedding, once a prefix has to undo it
 
     def note_hidden(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the attention module: what it reads is what token gates read."""
         forward = self.stack.running()
         if forward is not None:
             forward.hidden = attention_input(args, kwargs)
+            if self.layout is not None and forward.by_content:
+                forward.angles = rotary.angles(kwargs.get("position_embeddings"))
 
     def attend(self, call: AttentionCall) -> tuple[Tensor, Tensor | None]:
         """The attention of this layer, each row under its own prefix."""
@@ -52,10 +56,12 @@ class Seat:
         name = f"{layer.site}.{layer.index}"
         (hidden, forward.hidden), (normed, forward.normed) = (forward.hidden, None), (forward.normed, None)
         origin = normed[1] if normed is not None and normed[0] is hidden else None
+        angles, forward.angles = forward.angles, None
+        turned = None if angles is None or self.layout is None else Rotation(*angles, self.layout)
         if forward.packing is None:
-            call = replace(call, hidden=hidden, origin=origin, real=forward.real(call.query.shape[2]))
+            call = replace(call, hidden=hidden, origin=origin, rotation=turned, real=forward.real(call.query.shape[2]))
         else:
-            call = packing.taken_apart(replace(call, hidden=hidden, origin=origin), forward.packing)
+            call = packing.taken_apart(replace(call, hidden=hidden, origin=origin, rotation=turned), forward.packing)
             call = replace(call, real=forward.real(call.query.shape[2]))
         if len(forward.groups) > 1 and call.query.shape[0] != forward.batch:
             raise ConfigError(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from prefixtune import architectures, geometry
+from prefixtune import architectures, geometry, rotary
 from prefixtune.bank import BANK, SEAM, Bank, bank_of
 from prefixtune.errors import ConfigError, ModelError
 from prefixtune.heads import HeadSwitch, copy_heads, head_names
@@ -169,10 +170,51 @@ def install(model: PreTrainedModel, name: str, prefix: Prefix) -> None:
     bank.add(name, prefix, copy_heads(model, head_names(model, BANK)))
     bank.train(model.training)
     try:
+        if prefix.by_content:
+            for stack in bank.stacks:
+                _find_rotations(model, bank, name, stack)
         _prove(model, name)
     except BaseException:
         bank.remove(name)
         raise
+
+
+def _find_rotations(model: PreTrainedModel, bank: Bank, name: str, stack: Stack) -> None:
+    """How a rotary embedding turns the queries of each layer that the prefix reaches, by one token at two positions.
+
+    Raises ModelError where queries differ by position in a way that cannot be undone.
+    """
+    if not stack.takes_positions or stack.position_limit is not None:
+        return  # no positions, or learned ones: queries are not turned
+    places = {model.get_submodule(slot.layer.module) for slot in bank.get(name).slots.values()}
+    angles: dict[nn.Module, tuple[Tensor, Tensor] | None] = {}
+    queries: dict[nn.Module, Tensor] = {}
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        angles[module] = rotary.angles(kwargs.get("position_embeddings"))
+
+    def record(module: nn.Module, query: Tensor, *rest: object) -> None:
+        queries[module] = query
+
+    positions = torch.tensor([[0], [7]], device=model.device)
+    handles = [module.register_forward_pre_hook(note, with_kwargs=True) for module in places]
+    try:
+        with bank.choose(None):
+            ids = torch.ones_like(positions)
+            geometry.observe(model, lambda: stack.module(input_ids=ids, position_ids=positions), record)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for module in places & queries.keys():
+        query, given = queries[module], angles.get(module)
+        turned = not rotary.same(query)
+        layout = rotary.find_layout(query, *given) if turned and given is not None else None
+        if turned and layout is None:
+            raise ModelError(
+                f"{type(module).__name__} turns its queries by position in a way that could not be undone, and "
+                f"{bank.get(name).method.name()} is addressed by queries without it; expected another method"
+            )
+        vars(module)[SEAT].layout = layout
 
 
 def _prove(model: PreTrainedModel, name: str) -> None:

@@ -5,6 +5,8 @@ Axes: B batch, H query heads, G key/value heads, P prefix length, T queries, S k
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from prefixtune import kernel
@@ -12,23 +14,25 @@ from prefixtune.attention import AttentionCall, add_mask, mix_prefix_values, pre
 
 
 def separate_attention(
-    call: AttentionCall, prefix_key: Tensor, prefix_value: Tensor, factor: Tensor
+    call: AttentionCall, prefix_key: Tensor, prefix_value: Tensor, factor: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """A softmax of its own over the prefix, added to the model's attention.
 
         out = attention(q, K, V)  +  factor[h] * softmax(scale * q . K_p) V_p
 
-    factor `[H]`. With `factor = 0` the result is the model's own, exactly.
+    factor `[H]`, None = 1; the second q is `call.content`. With `factor = 0` the result is the model's own, exactly.
     Source: LLaMA-Adapter (Zhang et al. 2023, arXiv 2303.16199), equations 4 to 9.
     """
     out, weights = call.run_base()
-    prefix_key, prefix_value = prefix_key.to(call.key.dtype), prefix_value.to(call.value.dtype)
+    query, prefix_key, prefix_value = call.content, prefix_key.to(call.key.dtype), prefix_value.to(call.value.dtype)
     if call.prefix_mask is None:
-        alone = kernel.prefix_attention(call.query, prefix_key, prefix_value, call.scale)  # [B, H, T, Dv]
+        alone = kernel.prefix_attention(query, prefix_key, prefix_value, call.scale)  # [B, H, T, Dv]
     else:
-        score = add_mask(prefix_scores(call, prefix_key), call.prefix_mask)
+        score = add_mask(prefix_scores(replace(call, query=query), prefix_key), call.prefix_mask)
         alone = mix_prefix_values(softmax_with_sinks(score, {}), prefix_value)
-    return out + (alone * factor.to(out.dtype).view(1, -1, 1, 1)).transpose(1, 2), weights
+    if factor is not None:
+        alone = alone * factor.to(out.dtype).view(1, -1, 1, 1)
+    return out + alone.transpose(1, 2), weights
 
 
 def linear_attention(call: AttentionCall, prefix_key: Tensor, prefix_value: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -36,15 +40,15 @@ def linear_attention(call: AttentionCall, prefix_key: Tensor, prefix_value: Tens
 
         out = attention(q, K, V)  +  sum_j scale * (q . k_p[j]) v_p[j]
 
-    prefix_key `[G, P, Dk]`, prefix_value `[G, P, Dv]`. The sum over j does not depend on q, so a long prefix costs no
-    more than a product of q by `[Dk, Dv]`.
+    prefix_key `[G, P, Dk]`, prefix_value `[G, P, Dv]`; the second q is `call.content`. The sum over j is one matrix
+    `[Dk, Dv]`, so a long prefix costs no more than a product of q by that.
     """
     out, weights = call.run_base()
-    prefix_key, prefix_value = prefix_key.to(call.key.dtype), prefix_value.to(call.value.dtype)
-    if call.prefix_mask is None and 2 * prefix_key.shape[1] > call.query.shape[3]:
-        alone = mix_prefix_values(call.query, prefix_key.mT @ prefix_value * call.scale)  # [B, H, T, Dv]
+    query, prefix_key, prefix_value = call.content, prefix_key.to(call.key.dtype), prefix_value.to(call.value.dtype)
+    if call.prefix_mask is None and 2 * prefix_key.shape[1] > query.shape[3]:
+        alone = mix_prefix_values(query, prefix_key.mT @ prefix_value * call.scale)  # [B, H, T, Dv]
     else:
-        score = prefix_scores(call, prefix_key)
+        score = prefix_scores(replace(call, query=query), prefix_key)
         if call.prefix_mask is not None:
             score = score.masked_fill(~call.prefix_mask, 0.0)
         alone = mix_prefix_values(score, prefix_value)

@@ -11,18 +11,18 @@ from torch import Tensor
 
 from prefixtune.attention import AttentionCall
 from prefixtune.errors import ConfigError
-from prefixtune.prefix import FreePrefix, KeysValues, Method, Prefix, Slot, keys_values_from, random_keys_values
+from prefixtune.prefix import FreePrefix, KeysValues, Method, Prefix, Slot, keys_values_from, random_keys
 from prefixtune.separate import linear_attention
 
 
 @dataclass(kw_only=True)
 class LinearPrefix(Method):
-    """`attention(tokens) + scale * (q . K_p) V_p`, `V_p = 0` at the start: exactly the base model.
+    """`attention(tokens) + scale * (q . K_p) V_p`, q not turned by its position, `V_p = 0` at the start.
 
     A softmax shares one unit of attention among P positions and so can only mix their values; here each position
-    answers for itself, with either sign. Wants rates of a LoRA rather than of a prefix, and no dropout. Not in the
-    papers; that a prefix is an adapter of the attention with a softmax for its activation: He et al. 2022
-    (arXiv 2110.04366), section 3.1.
+    answers for itself, with either sign. A rotary embedding's turn is undone, as in `content`. Wants rates of a LoRA
+    rather than of a prefix, and no dropout. Not in the papers; that a prefix is an adapter of the attention with a
+    softmax for its activation: He et al. 2022 (arXiv 2110.04366), section 3.1.
     """
 
     starts_as_no_op: ClassVar[bool] = True
@@ -33,33 +33,25 @@ class LinearPrefix(Method):
     position_offset: int | Mapping[str, int] | None = 0
     """Where the first real token stands. Default: 0, where it stands in the base model."""
 
-    init: str = "random"
-    """Start of the keys: 'random' or 'text:<words>'. Values start at zero."""
-
     init_std: float = 1.0
-    """Standard deviation of a random start."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.init == "zeros":  # with values of zero as well, no parameter would ever get a gradient
-            raise ConfigError("init='zeros' under values of zero can never train; expected 'random' or 'text:<words>'")
+    """Standard deviation of the keys at the start, which are random; values start at zero."""
 
     @property
     def start(self) -> str:
-        return self.init
+        return "random"
 
     def build(self, slots: Sequence[Slot], start: Mapping[str, KeysValues] | None, dtype: torch.dtype) -> Prefix:
-        found = start or random_keys_values(slots, self.init_std, dtype)
-        return LinearlyAttended(self, slots, {name: (key, value * 0) for name, (key, value) in found.items()})
+        return LinearlyAttended(self, slots, random_keys(slots, self.init_std, dtype))
 
     def restore(self, slots: Sequence[Slot], folded: Mapping[str, Tensor]) -> Prefix:
         return LinearlyAttended(self, slots, keys_values_from(folded, slots))
 
 
 class LinearlyAttended(FreePrefix):
-    """Free keys and values without a softmax."""
+    """Free keys and values without a softmax, under queries without their position."""
 
     joint = False
+    by_content = True
 
     def attend(self, call: AttentionCall, slot: Slot) -> tuple[Tensor, Tensor | None]:
         return linear_attention(call, *self.keys_values_for(slot, call.made))

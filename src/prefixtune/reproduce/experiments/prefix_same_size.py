@@ -14,6 +14,7 @@ _WORDS = {
     "dart": "The Mars Hill College joined the league in 1973 . Hawaii Five-O was shown in 2010 .",
 }
 """Sentences as the corpus has them."""
+_FAST_KEYS = {"lr": 0.1, "part_lr": {"keys": 0.3}}
 _LINEAR = {"lr": 1e-2, "part_lr": {"values": 3e-3}}
 
 
@@ -29,10 +30,9 @@ def arms(cell: Cell) -> Sequence[Arm]:
         Trained(name="Adapter", kind="adapter", options=same, recipe={"lr": 1e-2}),
         recipes.prefix(cell, length=length),
         Trained(name="Free prefix", kind="p_tuning_v2", options={"length": length}, recipe={"lr": 0.1}),
-        Trained(
-            name="Free prefix from text", kind="p_tuning_v2", options=text, recipe={"lr": 0.1, "part_lr": {"keys": 0.3}}
-        ),
+        Trained(name="Free prefix from text", kind="p_tuning_v2", options=text, recipe=_FAST_KEYS),
         Trained(name="Linear prefix", kind="linear", options={"length": length}, recipe=_LINEAR),
+        Trained(name="Content prefix", kind="content", options={"length": length}, recipe=_FAST_KEYS),
     )
 
 
@@ -44,6 +44,7 @@ EXPERIMENT = Experiment(
     recipe=recipes.generation,
     sweeps="length",
     notes="LoRA and adapter are as large as the stored prefix. Free prefixes are P-Tuning v2's: no MLP. The one from "
-    "text starts as a sentence of the corpus's kind, and its keys have three times the rate of its values. The linear "
-    "one has no softmax; its values have three tenths of the rate.",
+    "text starts as a sentence of the corpus's kind. The content prefix has a softmax of its own, the linear one none; "
+    "both undo rotary embeddings. Keys from text and of the content prefix have three times the rate of their values, "
+    "linear values three tenths of that of their keys.",
 )

@@ -1,0 +1,59 @@
+"""A prefix that is addressed by what a token says, wherever it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prefixtune.attention import AttentionCall
+from prefixtune.errors import ConfigError
+from prefixtune.prefix import FreePrefix, KeysValues, Method, Prefix, Slot, keys_values_from, random_keys
+from prefixtune.separate import separate_attention
+
+
+@dataclass(kw_only=True)
+class ContentPrefix(Method):
+    """`attention(tokens) + softmax(scale * q . K_p) V_p`, q not turned by its position, `V_p = 0` at the start.
+
+    A rotary embedding turns every query by its position, and the keys of a prefix in a cache do not turn with it, so
+    that the same token finds something else at every position. Here the turn is undone. In a model without a rotary
+    embedding this is zero-init attention with values of zero instead of gates. Not in the papers.
+    """
+
+    starts_as_no_op: ClassVar[bool] = True
+
+    position_offset: int | Mapping[str, int] | None = 0
+    """Where the first real token stands. Default: 0, where it stands in the base model."""
+
+    init_std: float = 1.0
+    """Standard deviation of the keys at the start, which are random; values start at zero."""
+
+    @property
+    def start(self) -> str:
+        return "random"
+
+    def build(self, slots: Sequence[Slot], start: Mapping[str, KeysValues] | None, dtype: torch.dtype) -> Prefix:
+        return AddressedByContent(self, slots, random_keys(slots, self.init_std, dtype))
+
+    def restore(self, slots: Sequence[Slot], folded: Mapping[str, Tensor]) -> Prefix:
+        return AddressedByContent(self, slots, keys_values_from(folded, slots))
+
+
+class AddressedByContent(FreePrefix):
+    """Free keys and values in a softmax of their own, under queries without their position."""
+
+    joint = False
+    by_content = True
+
+    def attend(self, call: AttentionCall, slot: Slot) -> tuple[Tensor, Tensor | None]:
+        return separate_attention(call, *self.keys_values_for(slot, call.made))
+
+    def plain_keys_values(self, slot: Slot) -> KeysValues:
+        raise ConfigError(
+            "content attends to the prefix in a softmax of its own, which no key/value cache can hold; "
+            "expected a joint method (prefix_tuning, p_tuning_v2, cartridge) to export"
+        )
