@@ -98,7 +98,7 @@ def test_a_prefix_comes_back_under_its_own_name_or_another(tmp_path: Path) -> No
         pt.load(fresh, tmp_path, name="../up")
 
 
-@pytest.mark.parametrize("variant", ["prefix_tuning", "adaptive-token", "cartridge", "zero_init"])
+@pytest.mark.parametrize("variant", ["prefix_tuning", "adaptive-token", "cartridge", "zero_init", "content"])
 def test_a_prefix_loaded_as_trainable_trains_on(variant: str, tmp_path: Path) -> None:
     pt.save(attached(GPT2, variant), tmp_path)
     model = pt.load(GPT2.make(), tmp_path, trainable=True)

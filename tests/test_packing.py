@@ -97,7 +97,7 @@ def test_without_a_prefix_a_packed_row_is_the_base_model_one_by_one(architecture
 
 
 @pytest.mark.parametrize("lengths", [(6, 6, 6), (1, 1), (70, 3, 41)], ids=str)
-@pytest.mark.parametrize("variant", ["p_tuning_v2", "adaptive-token", "zero_init"])
+@pytest.mark.parametrize("variant", ["p_tuning_v2", "adaptive-token", "zero_init", "content"])
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "distilbert"])
 def test_lengths_equal_single_and_long_make_no_difference(name: str, variant: str, lengths: tuple[int, ...]) -> None:
     """Equal lengths need no padding inside; beside 70 tokens a short prefix is joined rather than merged."""
