@@ -8,6 +8,7 @@ import json
 import random
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import tiny
@@ -576,3 +577,20 @@ def test_a_corpus_that_the_paper_does_not_have_runs_when_it_is_named_and_only_th
     assert run_on(data={name: str(tmp_path / name) for name in ("wnut", "conll04")}) == ["conll04", "wnut"]
     with pytest.raises(ConfigError, match="has no corpus 'wnutt'; did you mean 'wnut'"):
         run_on(data=[str(tmp_path)], corpora=["wnutt"])
+
+
+@pytest.mark.parametrize(("places", "drawn"), [((10, 10), "barh"), ((5, 10), "errorbar")])
+def test_a_sweep_of_one_point_is_drawn_as_bars_that_do_not_hide_each_other(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, places: tuple[int, int], drawn: str
+) -> None:
+    arms = [
+        Trained(name=name, kind="p_tuning_v2", recipe={"lr": 1e-2}, series=name, x=x)
+        for name, x in zip(("before", "between"), places, strict=True)
+    ]
+    monkeypatch.setattr(reproduce, "find", lambda name: tiny_experiment(arms=lambda cell: arms, axis="length"))
+    monkeypatch.setattr(runner, "fit", Fake())
+    options = Options(model=str(place / "bert"), data=[str(place)])
+    found = runner.run("fake", options, tmp_path / "out", resume=False, command=["x"])
+    axes = MagicMock()
+    picture._draw(axes, found, found.rows, "test", "entity_f1")
+    assert [name for name in ("barh", "errorbar") if getattr(axes, name).called] == [drawn]

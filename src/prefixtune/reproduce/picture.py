@@ -1,4 +1,4 @@
-"""The plots of an experiment: lines over its axis or over the number of examples, else bars."""
+"""The plots of an experiment: lines over its axis or over the number of examples where there are several, else bars."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def draw(found: Findings, output: Path) -> list[Path]:
 
 def _draw(axes: Any, found: Findings, rows: Sequence[Row], test: str, metric: str) -> None:
     points = [(row, value) for row in rows if (value := table.measured(row, test, metric)) is not None]
-    if any(row.cell.size is not None for row, _ in points):
+    if len({row.cell.size for row, _ in points}) > 1:
         _lines(axes, [(row.arm.name, float(row.cell.size or 0), value) for row, value in points], log=True)
         axes.set_xlabel("training examples")
-    elif any(row.arm.x is not None for row, _ in points):
+    elif len({row.arm.x for row, _ in points} - {None}) > 1:
         _lines(axes, [(row.arm.series, row.arm.x, value) for row, value in points if row.arm.x is not None], log=True)
         axes.set_xlabel(found.plan.experiment.axis or "")
     else:
