@@ -325,7 +325,8 @@ def _by_position_backward(
     negative_lses, gates = _one_row(lse[..., None])[0].neg(), _by_query(gate, B, T, dtype)  # [H, N, 1], [N, P]
     d_query = query.new_empty(B * T, H, query.shape[3]).transpose(0, 1)
     d_keys, d_values, d_gates = torch.zeros_like(keys), torch.zeros_like(values), torch.empty_like(gates)
-    for block in _blocks(H, B * T, keys.shape[1], query.device):
+    # Twice the length, because scores and their gradients are in memory at a time.
+    for block in _blocks(H, B * T, 2 * keys.shape[1], query.device):
         q, d_out, g = queries[:, block].to(dtype), grads[:, block].to(dtype), gates[block]
         delta = (d_out * outs[:, block]).sum(-1, keepdim=True)  # [H, n, 1]
         raw, u = q @ keys.mT, d_out @ values.mT  # [H, n, P]
