@@ -32,7 +32,7 @@ def plot(found: Mapping[str, Mapping[str, Sequence[float]]], axes: Mapping[str, 
     from matplotlib import pyplot as plt
     from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
-    figure, panels = plt.subplots(2, len(axes), figsize=(4 * len(axes), 7), sharex="col", squeeze=False)
+    figure, panels = plt.subplots(2, len(axes), figsize=(4 * len(axes), 7), sharex="col", squeeze=False, layout="constrained")
     for column, (axis, values) in enumerate(axes.items()):
         for name, times in found[axis].items():
             kind, way = name.split(", ")
@@ -40,13 +40,13 @@ def plot(found: Mapping[str, Mapping[str, Sequence[float]]], axes: Mapping[str, 
             panel.loglog(values, [t * 1000 for t in times], "o-", color=COLOURS[way], label=way, markersize=4)
             panel.set_ylabel(f"{kind} step, ms" if column == 0 else "")
             panel.grid(True, which="major", alpha=0.3)
-            panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+            panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 7.0)))
             panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             panel.yaxis.set_minor_formatter(NullFormatter())
         panels[1, column].set_xlabel(TITLES[axis])
         panels[1, column].set_xticks(values, [str(value) for value in values])
         panels[1, column].xaxis.set_minor_locator(NullLocator())
-    for row in panels:
-        row[0].legend(frameon=False)
-    figure.tight_layout()
+    lines, ways = panels[0, 0].get_legend_handles_labels()
+    ways[0] += " (decoding: bare model)"
+    figure.legend(lines, ways, loc="outside upper center", ncols=len(ways), frameon=False)
     figure.savefig(path, dpi=80)
