@@ -32,7 +32,8 @@ def plot(found: Mapping[str, Mapping[str, Sequence[float]]], axes: Mapping[str, 
     from matplotlib import pyplot as plt
     from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
-    figure, panels = plt.subplots(2, len(axes), figsize=(4 * len(axes), 7), sharex="col", squeeze=False, layout="constrained")
+    size = (4 * len(axes), 7)
+    figure, panels = plt.subplots(2, len(axes), figsize=size, sharex="col", squeeze=False, layout="constrained")
     for column, (axis, values) in enumerate(axes.items()):
         for name, times in found[axis].items():
             kind, way = name.split(", ")
