@@ -275,6 +275,33 @@ def random_keys_values(slots: Sequence[Slot], std: float, dtype: torch.dtype) ->
     }
 
 
+@dataclass(kw_only=True)
+class AddressedByContent(Method):
+    """A prefix beside the text's softmax that starts with random keys and values of zero, under which it is none."""
+
+    starts_as_no_op: ClassVar[bool] = True
+
+    position_offset: int | Mapping[str, int] | None = 0
+    """Where the first real token stands. Default: 0, where it stands in the base model."""
+
+    init_std: float = 1.0
+    """Standard deviation of the keys at the start, which are random; values start at zero."""
+
+    @property
+    def start(self) -> str:
+        return "random"
+
+    @abstractmethod
+    def prefix(self, slots: Sequence[Slot], start: Mapping[str, KeysValues]) -> Prefix:
+        """The prefix with these keys and values."""
+
+    def build(self, slots: Sequence[Slot], start: Mapping[str, KeysValues] | None, dtype: torch.dtype) -> Prefix:
+        return self.prefix(slots, random_keys(slots, self.init_std, dtype))
+
+    def restore(self, slots: Sequence[Slot], folded: Mapping[str, Tensor]) -> Prefix:
+        return self.prefix(slots, keys_values_from(folded, slots))
+
+
 def random_keys(slots: Sequence[Slot], std: float, dtype: torch.dtype) -> dict[str, KeysValues]:
     """Normal keys of standard deviation `std` and values of zero, under which a prefix outside the softmax is none."""
     return {name: (key, value * 0) for name, (key, value) in random_keys_values(slots, std, dtype).items()}

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from prefixtune.attention import AttentionCall
 from prefixtune.errors import ConfigError
-from prefixtune.prefix import FreePrefix, KeysValues, Method, Prefix, Slot, keys_values_from, random_keys
+from prefixtune.prefix import AddressedByContent, FreePrefix, KeysValues, Prefix, Slot
 from prefixtune.separate import separate_attention
 
 
 @dataclass(kw_only=True)
-class ContentPrefix(Method):
+class ContentPrefix(AddressedByContent):
     """`attention(tokens) + softmax(scale * q . K_p) V_p`, q not turned by its position, `V_p = 0` at the start.
 
     A rotary embedding turns every query by its position, and the keys of a prefix in a cache do not turn with it, so
@@ -24,26 +22,11 @@ class ContentPrefix(Method):
     embedding this is zero-init attention with values of zero instead of gates. Not in the papers.
     """
 
-    starts_as_no_op: ClassVar[bool] = True
-
-    position_offset: int | Mapping[str, int] | None = 0
-    """Where the first real token stands. Default: 0, where it stands in the base model."""
-
-    init_std: float = 1.0
-    """Standard deviation of the keys at the start, which are random; values start at zero."""
-
-    @property
-    def start(self) -> str:
-        return "random"
-
-    def build(self, slots: Sequence[Slot], start: Mapping[str, KeysValues] | None, dtype: torch.dtype) -> Prefix:
-        return AddressedByContent(self, slots, random_keys(slots, self.init_std, dtype))
-
-    def restore(self, slots: Sequence[Slot], folded: Mapping[str, Tensor]) -> Prefix:
-        return AddressedByContent(self, slots, keys_values_from(folded, slots))
+    def prefix(self, slots: Sequence[Slot], start: Mapping[str, KeysValues]) -> Prefix:
+        return ContentSoftmax(self, slots, start)
 
 
-class AddressedByContent(FreePrefix):
+class ContentSoftmax(FreePrefix):
     """Free keys and values in a softmax of their own, under queries without their position."""
 
     joint = False

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from prefixtune.attention import AttentionCall
 from prefixtune.errors import ConfigError
-from prefixtune.prefix import FreePrefix, KeysValues, Method, Prefix, Slot, keys_values_from, random_keys
+from prefixtune.prefix import AddressedByContent, FreePrefix, KeysValues, Prefix, Slot
 from prefixtune.separate import linear_attention
 
 
 @dataclass(kw_only=True)
-class LinearPrefix(Method):
+class LinearPrefix(AddressedByContent):
     """`attention(tokens) + scale * (q . K_p) V_p`, q not turned by its position, `V_p = 0` at the start.
 
     A softmax shares one unit of attention among P positions and so can only mix their values; here each position
@@ -25,26 +23,11 @@ class LinearPrefix(Method):
     softmax for its activation: He et al. 2022 (arXiv 2110.04366), section 3.1.
     """
 
-    starts_as_no_op: ClassVar[bool] = True
-
     length: int | None = 16
     """Prefix length P: how many key/value vectors every layer gets. None: as many as the starting text has tokens."""
 
-    position_offset: int | Mapping[str, int] | None = 0
-    """Where the first real token stands. Default: 0, where it stands in the base model."""
-
-    init_std: float = 1.0
-    """Standard deviation of the keys at the start, which are random; values start at zero."""
-
-    @property
-    def start(self) -> str:
-        return "random"
-
-    def build(self, slots: Sequence[Slot], start: Mapping[str, KeysValues] | None, dtype: torch.dtype) -> Prefix:
-        return LinearlyAttended(self, slots, random_keys(slots, self.init_std, dtype))
-
-    def restore(self, slots: Sequence[Slot], folded: Mapping[str, Tensor]) -> Prefix:
-        return LinearlyAttended(self, slots, keys_values_from(folded, slots))
+    def prefix(self, slots: Sequence[Slot], start: Mapping[str, KeysValues]) -> Prefix:
+        return LinearlyAttended(self, slots, start)
 
 
 class LinearlyAttended(FreePrefix):
