@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
-import random
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -31,26 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*:UserWarnin
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two base models, and tiny data in the files of CoNLL-2004 and E2E."""
-    folder = tmp_path_factory.mktemp("place")
-    tiny.encoder(folder / "bert")
-    tiny.decoder(folder / "gpt2", initializer_range=0.3, n_positions=160)
-    (folder / "conll04").mkdir()
-    (folder / "e2e").mkdir()
-    for number, split in enumerate(("train", "dev", "test")):
-        rows = tiny.capitals(40 if split == "train" else 12, number)
-        for row in rows:
-            row["tags"] = ["U-Peop" if tag != "O" else tag for tag in row["tags"]]
-        (folder / "conll04" / f"conll04_{split}.json").write_text(json.dumps(rows))
-    for number, name in enumerate(("trainset", "devset", "testset_w_refs")):
-        draw = random.Random(number)
-        with open(folder / "e2e" / f"{name}.csv", "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["mr", "ref"])
-            for _ in range(40 if name == "trainset" else 6):
-                dish, shop = draw.choice("abcd"), draw.choice("wxyz")
-                writer.writerow([f"name[{shop}], food[{dish}]", f"{shop} has {dish}"])
-    return folder
+    return tiny.place(tmp_path_factory.mktemp("place"))
 
 
 def flags(place: Path, output: Path, *more: str, model: str = "bert", corpus: str = "conll04") -> list[str]:
@@ -197,9 +176,11 @@ class Fake:
     def __init__(self, diverges: float | None = None) -> None:
         self.calls: list[tuple[str, float, set[str], int]] = []
         self.steps: dict[str, int | None] = {}
+        self.tasks: list[Any] = []
         self.diverges = diverges
 
     def __call__(self, config: RunConfig, what: Any, task: Any, data: Any, **_: Any) -> dict[str, Any]:
+        self.tasks.append(task)
         self.calls.append((config.output, config.lr, set(data.tests), config.seed))
         self.steps[Path(config.output).name] = config.max_steps
         if config.lr == self.diverges:
@@ -246,6 +227,29 @@ def test_trials_can_be_shorter_than_runs(place: Path, tmp_path: Path, monkeypatc
     assert {fake.steps["seed-42"], fake.steps["seed-43"]} == {None}
 
 
+@pytest.mark.parametrize("by", ["the experiment", "--recipe"])
+def test_what_a_recipe_says_of_the_task_reaches_training(
+    by: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {"max_target_length": 5, "separator": " => "}
+    fake = Fake()
+    recipe = said if by == "the experiment" else {"epochs": 1}
+    monkeypatch.setattr(reproduce, "find", lambda name: tiny_experiment(corpora=("e2e",), recipe=lambda cell: recipe))
+    monkeypatch.setattr(runner, "fit", fake)
+    options = Options(
+        model=str(place / "gpt2"), data={"e2e": str(place / "e2e")}, lr=[1e-3], methods=["FT"],
+        recipe=None if by == "the experiment" else said,
+    )  # fmt: skip
+    runner.run("fake", options, tmp_path / "out", resume=False, command=["x"])
+    assert [(task.max_target_length, task.separator) for task in fake.tasks] == [(5, " => ")]
+
+
+@pytest.mark.parametrize("name", ["train_split", "subset", "columns"])
+def test_an_option_that_an_experiment_has_no_use_for_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown option '{name}'"):
+        Options(model="m", recipe={name: "x"})
+
+
 def test_rates_of_parts_keep_their_ratio_to_the_rate_that_is_tried(place: Path, tmp_path: Path) -> None:
     arm = Trained(name="P", kind="p_tuning_v2", recipe={"lr": 0.1, "part_lr": {"keys": 0.3}})
     options = Options(model=str(place / "bert"), data=[str(place)], lr=[0.01, 0.1])
@@ -268,58 +272,6 @@ def test_a_trial_that_diverges_is_out_of_the_search(
     assert [value for _, value in found.rows[0].trials] == [0.2, None, 0.1]
     told = json.loads((tmp_path / "out/runs/conll04/ft/trial-2/diverged.json").read_text())
     assert "diverged" in told["reason"]
-
-
-# --- material ----------------------------------------------------------------------------------------------------
-
-
-def test_a_subset_is_the_same_for_every_row_and_another_for_every_draw(place: Path) -> None:
-    found = material.read("conll04", material.Place(str(place / "conll04"), own=True), None)
-    first, again, other = (
-        found.data(tested=True, size=10, draw=draw, dev_share=0.3) for draw in (0, 0, 1)
-    )
-    assert first.train.rows == again.train.rows != other.train.rows
-    assert (len(first.train), len(first.eval or ()), len(first.tests["test"])) == (10, 3, 12)
-    assert first.facts == again.facts != other.facts
-    assert found.task.labels == ("O", "B-Peop")  # learned from all the data, whatever the subset has
-
-
-def test_a_limit_keeps_all_references_of_an_input(place: Path) -> None:
-    whole = material.read("e2e", material.Place(str(place / "e2e"), own=True), None)
-    cut = material.read("e2e", material.Place(str(place / "e2e"), own=True), 2)
-    sources = {row["source"] for row in cut.tests["test"].rows}
-    assert len(cut.train) == 2 and len(sources) == 2
-    assert cut.tests["test"].rows == [row for row in whole.tests["test"].rows if row["source"] in sources]
-    few = material.read("e2e", material.Place(str(place / "e2e"), own=True), None, 1)
-    assert len({row["source"] for row in few.dev.rows}) == 1
-    assert (few.train.rows, few.tests["test"].rows) == (whole.train.rows, whole.tests["test"].rows)
-
-
-def test_where_the_development_set_is_the_test_held_out_training_data_choose(tmp_path: Path) -> None:
-    for split, count in (("train", 40), ("val", 7)):
-        rows = [
-            {"premise": f"{split} {number}", "hypothesis": "b", "label": ("entailment", "not_entailment")[number % 2]}
-            for number in range(count)
-        ]
-        tiny.jsonl(tmp_path / f"{split}.jsonl", rows)
-    found = material.read("rte", material.Place(str(tmp_path), own=True), None)
-    train, dev, test = ({row["text"] for row in t.rows} for t in (found.train, found.dev, found.tests["dev"]))
-    assert (len(train), len(dev), len(test)) == (36, 4, 7)
-    assert all(text.startswith("train") for text in train | dev) and not train & dev
-    few = found.data(tested=True, size=8, draw=0, dev_share=0.5)
-    assert few.eval is not None and {row["text"] for row in few.eval.rows} == dev
-
-
-def test_the_corpus_scores_answers_as_the_paper_does(place: Path) -> None:
-    found = material.read("conll04", material.Place(str(place / "conll04"), own=True), None)
-    rows = found.tests["test"].rows
-    cut = [[*row["tags"]][:-1] for row in rows]  # the last word was cut off: no entity there
-    entities = sum(tag == "B-Peop" for row in rows for tag in row["tags"])
-    missed = sum(row["tags"][-1] == "B-Peop" for row in rows)
-    assert missed
-    scores = found.score(cut, found.tests["test"])
-    assert scores["entity_recall"] == pytest.approx((entities - missed) / entities)
-    assert scores["entity_precision"] == 1
 
 
 # --- whole experiments -------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import random
 import string
@@ -124,3 +125,25 @@ def doubled(count: int, seed: int = 0) -> list[dict[str, Any]]:
     draw = random.Random(seed)
     letters = [draw.choice("abcd") for _ in range(count)]
     return [{"source": letter, "target": letter * 2} for letter in letters]
+
+
+def place(folder: Path) -> Path:
+    """Two base models, and tiny data in the files of CoNLL-2004 and E2E."""
+    encoder(folder / "bert")
+    decoder(folder / "gpt2", initializer_range=0.3, n_positions=160)
+    (folder / "conll04").mkdir()
+    (folder / "e2e").mkdir()
+    for number, split in enumerate(("train", "dev", "test")):
+        rows = capitals(40 if split == "train" else 12, number)
+        for row in rows:
+            row["tags"] = ["U-Peop" if tag != "O" else tag for tag in row["tags"]]
+        (folder / "conll04" / f"conll04_{split}.json").write_text(json.dumps(rows))
+    for number, name in enumerate(("trainset", "devset", "testset_w_refs")):
+        draw = random.Random(number)
+        with open(folder / "e2e" / f"{name}.csv", "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["mr", "ref"])
+            for _ in range(40 if name == "trainset" else 6):
+                dish, shop = draw.choice("abcd"), draw.choice("wxyz")
+                writer.writerow([f"name[{shop}], food[{dish}]", f"{shop} has {dish}"])
+    return folder

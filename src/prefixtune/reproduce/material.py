@@ -98,10 +98,13 @@ def folders(experiment: Experiment, options: Options) -> dict[str, Place]:
     return found
 
 
-def read(corpus: str, place: Place, limit: int | None, dev_limit: int | None = None) -> Material:
+def read(
+    corpus: str, place: Place, limit: int | None, dev_limit: int | None = None, recipe: Mapping[str, Any] | None = None
+) -> Material:
     """One corpus of `prefixtune.corpora`, with at most `limit` examples or inputs of each part.
 
-    `dev_limit` is that of the development data alone. Raises DataError when the corpus is not there.
+    `dev_limit` is that of the development data alone; what `recipe` says of the task (its separator, the length of its
+    targets, its tags) goes before what the corpus says. Raises DataError when the corpus is not there.
     """
     found = corpora.find(corpus)
     splits = found.read(place.data) if place.own else found.original(Path(place.data))
@@ -111,7 +114,7 @@ def read(corpus: str, place: Place, limit: int | None, dev_limit: int | None = N
         )
     own = {field.name for field in fields(RunConfig)}
     settings = {name: value for name, value in found.options.items() if name in own}
-    task = tasks.find(found.task).learn(splits.train, **found.options)
+    task = tasks.find(found.task).learn(splits.train, **{**found.options, **(recipe or {})})
     train, dev, *tests = (task.prepared(table) for table in (splits.train, splits.dev, *splits.tests.values()))
     held_out = "dev" in splits.tests  # SuperGLUE: what is reported must not choose
     if held_out:

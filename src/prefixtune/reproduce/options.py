@@ -15,7 +15,10 @@ FIRST_SEED = 42
 _QUICK = {  # one look at the development data
     "limit": 64, "max_steps": 20, "seeds": 1, "subsets": 1, "beams": 1, "max_new_tokens": 16, "eval_every": 20,
 }  # fmt: skip
-_OWN = ("model", "task", "train", "eval", "test", "method", "output", "seed", "lr", "name", "columns", "data_format")
+_OWN = (  # what an experiment decides, or has no use for
+    "model", "task", "train", "eval", "test", "method", "output", "seed", "lr", "name", "columns", "data_format",
+    "subset", "train_split", "eval_split", "test_split",
+)  # fmt: skip
 
 
 @dataclass(kw_only=True)

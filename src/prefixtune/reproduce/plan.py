@@ -52,6 +52,13 @@ class Plan:
             Cell(corpus, size, self.base, lengths) for corpus in (places or [None]) for size in sizes
         ]
 
+    def recipe(self, cell: Cell) -> dict[str, Any]:
+        """What all rows of a cell share: the paper's recipe, and what the user changed."""
+        recipe, changes = self.experiment.recipe(cell), self.options.changes()
+        if "epochs" in changes and "max_steps" not in changes:
+            recipe = {name: value for name, value in recipe.items() if name != "max_steps"}
+        return {**recipe, **changes}
+
     def arms(self, cell: Cell) -> list[Arm]:
         """The arms of a cell that were asked for."""
         return chosen_arms(self.experiment.arms(cell), self.options)
@@ -70,13 +77,10 @@ class Plan:
         output: Path, trial: bool = False,
     ) -> RunConfig:  # fmt: skip
         """The whole configuration of one run: the paper's recipe, the row's, what is tried, what the user changed."""
-        recipe = {**self.experiment.recipe(cell), **_rates(arm, candidate)}
-        changes = self.options.changes()
+        settings = {"dtype": "float32", "eval_batch_size": 32, **material.settings, **self.recipe(cell)}
+        settings |= _rates(arm, candidate)
         if trial and self.options.trial_steps is not None:
-            changes["max_steps"] = self.options.trial_steps
-        if "epochs" in changes and "max_steps" not in changes:
-            recipe.pop("max_steps", None)
-        settings = {"dtype": "float32", "eval_batch_size": 32, **material.settings, **recipe, **changes}
+            settings["max_steps"] = self.options.trial_steps
         return RunConfig(
             model=self.options.model, task=material.task.kind, train=f"{cell.corpus}:train", eval=f"{cell.corpus}:dev",
             method=kind, output=str(output), seed=seed, **_fitting(settings),

@@ -73,7 +73,7 @@ def run(name: str, options: Options, output: Path, *, resume: bool, command: Seq
     search.count_trials(experiment, options)
     folders = material.folders(experiment, options)
     plan = Plan(name, experiment, options, output, read_base(options.model))
-    materials, left_out = _read(folders, options)
+    materials, left_out = _read(folders, plan)
     cells = [(cell, plan.arms(cell)) for cell in plan.cells(materials)]
     _check(plan, cells)
     record = {"experiment": name, **options.record()}
@@ -113,13 +113,15 @@ def open_output(output: Path, asked: Mapping[str, Any], *, resume: bool) -> None
             )
 
 
-def _read(folders: Mapping[str, Place], options: Options) -> tuple[dict[str, Material], dict[str, str]]:
+def _read(folders: Mapping[str, Place], plan: Plan) -> tuple[dict[str, Material], dict[str, str]]:
     """Every corpus that is there. One that is not is left out with a word, unless it is the only one."""
     found: dict[str, Material] = {}
     left_out: dict[str, str] = {}
+    options = plan.options
     for corpus, folder in folders.items():
+        recipe = plan.recipe(Cell(corpus, None, plan.base))
         try:
-            found[corpus] = material.read(corpus, folder, options.limit, options.dev_limit)
+            found[corpus] = material.read(corpus, folder, options.limit, options.dev_limit, recipe)
         except DataError as error:
             if len(folders) == 1 or options.corpora:
                 raise

@@ -189,8 +189,8 @@ def caption(found: Findings) -> list[str]:
 
 
 def _recipe(found: Findings, corpus: str) -> str:
-    recipe = found.plan.experiment.recipe(next(row.cell for row in found.rows if row.cell.corpus == corpus))
-    return ", ".join(f"{name} {value}" for name, value in {**recipe, **found.plan.options.changes()}.items())
+    recipe = found.plan.recipe(next(row.cell for row in found.rows if row.cell.corpus == corpus))
+    return ", ".join(f"{name} {value}" for name, value in recipe.items())
 
 
 def markdown(found: Findings) -> str:

@@ -86,7 +86,7 @@ class Text2Text(Task):
         if (room := window.inputs(reserved=longest)) is not None and room < 1:
             raise DataError(
                 f"{table.name}: a target has {longest} tokens but the model has room for {window.positions} beside the "
-                f"prefix; cut targets with --max-target-length"
+                f"prefix; cut targets with max_target_length"
             )
         # Every source is cut to what its own target leaves, so that a target is never cut by its source.
         texts = [row["source"] for row in table.rows]

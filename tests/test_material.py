@@ -1,0 +1,66 @@
+"""What an experiment reads: whole corpora, subsets of them, and the task that they and the recipe make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+
+from prefixtune.reproduce import material
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.place(tmp_path_factory.mktemp("place"))
+
+
+def test_a_subset_is_the_same_for_every_row_and_another_for_every_draw(place: Path) -> None:
+    found = material.read("conll04", material.Place(str(place / "conll04"), own=True), None)
+    first, again, other = (
+        found.data(tested=True, size=10, draw=draw, dev_share=0.3) for draw in (0, 0, 1)
+    )
+    assert first.train.rows == again.train.rows != other.train.rows
+    assert (len(first.train), len(first.eval or ()), len(first.tests["test"])) == (10, 3, 12)
+    assert first.facts == again.facts != other.facts
+    assert found.task.labels == ("O", "B-Peop")  # learned from all the data, whatever the subset has
+
+
+def test_a_limit_keeps_all_references_of_an_input(place: Path) -> None:
+    whole = material.read("e2e", material.Place(str(place / "e2e"), own=True), None)
+    cut = material.read("e2e", material.Place(str(place / "e2e"), own=True), 2)
+    sources = {row["source"] for row in cut.tests["test"].rows}
+    assert len(cut.train) == 2 and len(sources) == 2
+    assert cut.tests["test"].rows == [row for row in whole.tests["test"].rows if row["source"] in sources]
+    few = material.read("e2e", material.Place(str(place / "e2e"), own=True), None, 1)
+    assert len({row["source"] for row in few.dev.rows}) == 1
+    assert (few.train.rows, few.tests["test"].rows) == (whole.train.rows, whole.tests["test"].rows)
+
+
+def test_where_the_development_set_is_the_test_held_out_training_data_choose(tmp_path: Path) -> None:
+    for split, count in (("train", 40), ("val", 7)):
+        rows = [
+            {"premise": f"{split} {number}", "hypothesis": "b", "label": ("entailment", "not_entailment")[number % 2]}
+            for number in range(count)
+        ]
+        tiny.jsonl(tmp_path / f"{split}.jsonl", rows)
+    found = material.read("rte", material.Place(str(tmp_path), own=True), None)
+    train, dev, test = ({row["text"] for row in t.rows} for t in (found.train, found.dev, found.tests["dev"]))
+    assert (len(train), len(dev), len(test)) == (36, 4, 7)
+    assert all(text.startswith("train") for text in train | dev) and not train & dev
+    few = found.data(tested=True, size=8, draw=0, dev_share=0.5)
+    assert few.eval is not None and {row["text"] for row in few.eval.rows} == dev
+
+
+def test_the_corpus_scores_answers_as_the_paper_does(place: Path) -> None:
+    found = material.read("conll04", material.Place(str(place / "conll04"), own=True), None)
+    rows = found.tests["test"].rows
+    cut = [[*row["tags"]][:-1] for row in rows]  # the last word was cut off: no entity there
+    entities = sum(tag == "B-Peop" for row in rows for tag in row["tags"])
+    missed = sum(row["tags"][-1] == "B-Peop" for row in rows)
+    assert missed
+    scores = found.score(cut, found.tests["test"])
+    assert scores["entity_recall"] == pytest.approx((entities - missed) / entities)
+    assert scores["entity_precision"] == 1
+
+
