@@ -9,16 +9,25 @@ import torch
 import zoo
 from test_contract import leave_start, make_method
 from torch import Tensor
+from transformers import DINOv3ViTConfig, DINOv3ViTModel, PreTrainedModel
 
 import prefixtune as pt
 from prefixtune import rotary
 from prefixtune.attention import AttentionCall
 from prefixtune.bank import names_in
 from prefixtune.rotary import Layout, Rotation, find_layout
+from prefixtune.seat import SEAT, Seat
 
 ROTARY = [
     "llama", "qwen3", "mistral", "gemma2", "gemma3", "gpt_oss", "gpt_neox", "phi3", "deepseek_v3", "mqa", "modernbert",
 ]  # fmt: skip
+
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+
+
+def seats(model: PreTrainedModel) -> list[Seat]:
+    return [vars(module)[SEAT] for module in model.modules() if SEAT in vars(module)]
 
 
 def calls(name: str, inputs: dict[str, Tensor]) -> list[AttentionCall]:
@@ -84,6 +93,38 @@ def test_a_turn_that_cannot_be_undone_is_refused_and_the_model_left_as_it_was(mo
             pt.attach(model, method)
     assert names_in(model) == [] and not any(p.requires_grad is False for p in model.parameters())
     pt.attach(model, pt.PTuningV2(length=3))  # nothing else needs it
+
+
+@pytest.mark.parametrize("method", ["content", "linear"])
+def test_a_turn_that_no_position_ids_move_is_refused(method: str) -> None:
+    """DINOv3 turns queries by where a patch is in the image."""
+    config = DINOv3ViTConfig(**SMALL, image_size=32, patch_size=8)
+    model = DINOv3ViTModel(config)
+    with pytest.raises(pt.ModelError, match="DINOv3ViTAttention turns its queries by position"):
+        pt.attach(model, make_method(method))
+    assert names_in(model) == []
+    pt.attach(model, pt.PTuningV2(length=3))
+
+
+@pytest.mark.parametrize("zeros", [[1], [0, 1, 2, 3]])
+def test_a_token_with_an_embedding_of_zeros_is_not_what_the_layout_is_found_by(zeros: list[int]) -> None:
+    """As padding's often is: its queries are zero at every position, and any layout would fit."""
+    architecture = zoo.BY_NAME["deepseek_v3"]  # whose layout is not the first that is tried
+    model = architecture.make()
+    pt.attach(model, make_method("content"), name="whole")
+    expected = [seat.layout for seat in seats(model)]
+    assert expected == [Layout(pairs=False, back=True, halved=False)] * len(expected) != []
+    other = architecture.make()
+    other.get_input_embeddings().weight.data[zeros] = 0
+    pt.attach(other, make_method("content"), name="zeros")
+    assert [seat.layout for seat in seats(other)] == expected
+
+
+def test_a_model_that_tells_nothing_of_its_turn_is_refused() -> None:
+    model = zoo.BY_NAME["llama"].make()
+    model.get_input_embeddings().weight.data.zero_()
+    with pytest.raises(pt.ModelError, match="could not be undone"):
+        pt.attach(model, make_method("content"))
 
 
 def test_a_trained_prefix_finds_the_same_layout_as_a_fresh_one() -> None:

@@ -328,7 +328,7 @@ def test_a_target_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
     rows = table([{"source": "s", "target": "t" * 200}])
     task = tasks.find("text2text").learn(rows)
     model, tokenizer = load_base(tiny.decoder(tmp_path), task)
-    with pytest.raises(DataError, match="a target has 201 tokens but the model has room for 86.*cut targets with max_target_length"):
+    with pytest.raises(DataError, match="a target has 201 tokens but the model has room for 86.*max_target_length"):
         task.features(task.prepared(rows), model, tokenizer, window(model, tokenizer, 10))
 
 

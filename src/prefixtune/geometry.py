@@ -170,13 +170,29 @@ def _end_of_text(config: PreTrainedConfig) -> int:
 
 
 def run_tiny(model: PreTrainedModel) -> Any:
-    """The output of `model` on its tiny input, in evaluation mode.
-
-    A classifier on an encoder-decoder makes the decoder's text itself, as long as the encoder's: there, the base runs.
-    """
-    body = model.base_model if model.config.is_encoder_decoder and model.get_output_embeddings() is None else model
+    """The output of `model` on its tiny input, in evaluation mode."""
     with quiet_evaluation(model):
-        return body(**tiny_inputs(model))
+        return _body(model)(**tiny_inputs(model))
+
+
+def _body(model: PreTrainedModel) -> nn.Module:
+    """A classifier on an encoder-decoder makes the decoder's text itself, as long as the encoder's: there, the base."""
+    return model.base_model if model.config.is_encoder_decoder and model.get_output_embeddings() is None else model
+
+
+def some_token(model: PreTrainedModel) -> int:
+    """The plainest of the first tokens: a padding token's embedding may be all zeros, which tells nothing."""
+    embedding = model.get_input_embeddings()
+    return int(embedding.weight[:64].abs().sum(-1).argmax()) if isinstance(embedding, nn.Embedding) else 1
+
+
+def run_alike(model: PreTrainedModel) -> Any:
+    """The output of `model` on five times the same token (or an image of one colour), in evaluation mode."""
+    inputs = tiny_inputs(model, length=5)
+    token = some_token(model)
+    alike = {name: torch.full_like(x, token) if name.endswith("input_ids") else x for name, x in inputs.items()}
+    with quiet_evaluation(model):
+        return _body(model)(**alike)
 
 
 _MEASURING = "prefixtune_measuring_"

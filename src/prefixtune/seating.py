@@ -17,6 +17,7 @@ from prefixtune.bank import BANK, SEAM, Bank, bank_of
 from prefixtune.errors import ConfigError, ModelError
 from prefixtune.heads import HeadSwitch, copy_heads, head_names
 from prefixtune.prefix import Method, Prefix, Slot, plan
+from prefixtune.rotary import Rotation
 from prefixtune.seam import Stack
 from prefixtune.seat import SEAT, Seat, seam
 
@@ -173,6 +174,7 @@ def install(model: PreTrainedModel, name: str, prefix: Prefix) -> None:
         if prefix.by_content:
             for stack in bank.stacks:
                 _find_rotations(model, bank, name, stack)
+            _prove_contents(model, bank, name)
         _prove(model, name)
     except BaseException:
         bank.remove(name)
@@ -185,36 +187,64 @@ def _find_rotations(model: PreTrainedModel, bank: Bank, name: str, stack: Stack)
     Raises ModelError where queries differ by position in a way that cannot be undone.
     """
     if not stack.takes_positions or stack.position_limit is not None:
-        return  # no positions, or learned ones: queries are not turned
+        return
+    positions = torch.tensor([[0], [7]], device=model.device)
+    ids = torch.full_like(positions, geometry.some_token(model))
+    for module, query, _, given in _queries(
+        model, bank, name, lambda: stack.module(input_ids=ids, position_ids=positions)
+    ):
+        turned = not rotary.same(query)
+        layout = rotary.find_layout(query, *given) if turned and given is not None else None
+        if not query.any() or (turned and layout is None):  # a query of zeros tells nothing
+            raise _cannot_undo(module, bank, name)
+        vars(module)[SEAT].layout = layout
+
+
+def _prove_contents(model: PreTrainedModel, bank: Bank, name: str) -> None:
+    """One token all along: where an attention reads the same twice, it has the same content twice.
+
+    So a turn is found, too, that no `position_ids` move. Raises ModelError where one is left.
+    """
+    for module, query, hidden, given in _queries(model, bank, name, lambda: geometry.run_alike(model)):
+        layout = vars(module)[SEAT].layout
+        if layout is not None and given is not None:
+            query = Rotation(*given, layout).undo(query)
+        alike = hidden.shape[1] == query.shape[2] > 1 and rotary.same(hidden[:1, None, -2:].transpose(0, 2))
+        if alike and not rotary.same(query[:1, :, -2:].transpose(0, 2)):
+            raise _cannot_undo(module, bank, name)
+
+
+Reading = tuple[nn.Module, Tensor, Tensor, tuple[Tensor, Tensor] | None]
+
+
+def _queries(model: PreTrainedModel, bank: Bank, name: str, run: Callable[[], object]) -> list[Reading]:
+    """Of each attention with a slot that `run` reaches: query `[B, H, T, D]`, what it reads `[B, T, d]`, angles."""
     places = {model.get_submodule(slot.layer.module) for slot in bank.get(name).slots.values()}
-    angles: dict[nn.Module, tuple[Tensor, Tensor] | None] = {}
-    queries: dict[nn.Module, Tensor] = {}
+    read: dict[nn.Module, tuple[Tensor, tuple[Tensor, Tensor] | None]] = {}
+    found: dict[nn.Module, Reading] = {}
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        angles[module] = rotary.angles(kwargs.get("position_embeddings"))
+        read[module] = geometry.attention_input(args, kwargs), rotary.angles(kwargs.get("position_embeddings"))
 
     def record(module: nn.Module, query: Tensor, *rest: object) -> None:
-        queries[module] = query
+        if module in read:
+            found[module] = (module, query, *read[module])
 
-    positions = torch.tensor([[0], [7]], device=model.device)
     handles = [module.register_forward_pre_hook(note, with_kwargs=True) for module in places]
     try:
         with bank.choose(None):
-            ids = torch.ones_like(positions)
-            geometry.observe(model, lambda: stack.module(input_ids=ids, position_ids=positions), record)
+            geometry.observe(model, run, record)
     finally:
         for handle in handles:
             handle.remove()
-    for module in places & queries.keys():
-        query, given = queries[module], angles.get(module)
-        turned = not rotary.same(query)
-        layout = rotary.find_layout(query, *given) if turned and given is not None else None
-        if turned and layout is None:
-            raise ModelError(
-                f"{type(module).__name__} turns its queries by position in a way that could not be undone, and "
-                f"{bank.get(name).method.name()} is addressed by queries without it; expected another method"
-            )
-        vars(module)[SEAT].layout = layout
+    return list(found.values())
+
+
+def _cannot_undo(module: nn.Module, bank: Bank, name: str) -> ModelError:
+    return ModelError(
+        f"{type(module).__name__} turns its queries by position in a way that could not be undone, and "
+        f"{bank.get(name).method.name()} is addressed by queries without it; expected another method"
+    )
 
 
 def _prove(model: PreTrainedModel, name: str) -> None:
