@@ -26,6 +26,7 @@ class Worker:
     """That interpreter, at one job at a time."""
 
     def __init__(self, python: str, threads: int = 1, env: dict[str, str] | None = None) -> None:
+        self.python = python
         command = [python, "-W", "ignore", str(WORKER), str(threads)]
         self.errors = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(

@@ -90,9 +90,11 @@ def base(job: Job, attention: str = MASKED) -> Any:
 
 def prefixed(job: Job, attention: str = MASKED) -> Any:
     """The model with its prefixes, frozen but for them and a classifier's head."""
-    if not job.prefixes:
-        return base(job, "sdpa")
-    model = base(job, attention)
+    return equipped(base(job, attention), job) if job.prefixes else base(job, "sdpa")
+
+
+def equipped(model: Any, job: Job) -> Any:
+    """A model given its prefixes."""
     adapters.init(model)
     options = {"bottleneck_size": job.hidden} if job.hidden else {"flat": True}
     names = [str(number) for number in range(job.prefixes)]
@@ -151,6 +153,18 @@ def peak(job: Job) -> Callable[[None], int]:
         for _ in range(2):
             step(None)
         return resident("VmHWM") - before
+
+    return measure
+
+
+def starting(job: Job) -> Callable[[None], float]:
+    """New prefixes for a new model."""
+
+    def measure(_: None) -> float:
+        model = base(job)
+        start = time.process_time()
+        equipped(model, job)
+        return time.process_time() - start
 
     return measure
 
@@ -249,6 +263,7 @@ JOBS: dict[str, Callable[[Job], Callable[[Any], Any]]] = {
     "feeding": feeding,
     "peak": peak,
     "decoding": decoding,
+    "starting": starting,
     "generating": generating,
     "check": check,
 }

@@ -1,54 +1,44 @@
 """How the cost of a prefix grows: `python benchmarks/scaling.py`, with exponents and the plot `scaling.png`.
 
 One axis at a time is doubled, the others stay: prefix length P, tokens a text T, texts a batch B, layers L, and N, the
-number of prefixes in one batch. Measured are a training step (forward and backward) and a decoding step (one token a
-row behind T cached ones) of a Llama of width 256 with random weights, in float32, on one thread: processor time, the
-fastest of interleaved repetitions. An exponent is the slope of a line through the upper half of the points in
-logarithms: 1 is linear, 0 is constant. A second table has, at the upper end of each axis, the time over that of the
-frozen floor (training) or the bare model (decoding), and over that of each peer.
+number of prefixes in one batch. Measured are, of a Llama of width 256 with random weights, in float32, on one thread:
+
+- a training step, forward and backward, and a decoding step, one token a row behind T cached ones; from their times
+  follows the throughput, tokens a second;
+- the peak memory of a training step with AdamW's, each in a process of its own, as in `train_step.py`;
+- start-up: the base's loading from disk, and what N new prefixes (or LoRAs) take on top of that.
+
+Times are processor time, the fastest of interleaved repetitions. An exponent is the slope of a line through the upper
+half of the points in logarithms: 1 is linear, 0 is constant. A second table has, at the upper end of each axis, the
+cost over that of the floor (the frozen floor in training, the bare model in decoding, the base's loading) and over that
+of each peer; ratios of throughput are those of time turned over.
 
 Mixed in a batch, N > 1, PEFT's prefix and full fine-tuning cannot be, and PEFT's LoRA only in decoding; the `adapters`
 library's prefix can (its BatchSplit). That library's rows need `--adapters PYTHON` (`adapters_peer.py`). LoRA has r=8,
-and a fully fine-tuned model decodes as the bare one.
+and a fully fine-tuned model decodes and loads as the bare one.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
 
 import adapters_peer
 import numpy as np
-import peft
 import report
+import scaling_ways
 import torch
 import transformers as tf
-from clock import timed
 from scaling_plot import plot
-from train_step import frozen_floor
-
-import prefixtune as pt
+from scaling_ways import FLOORS, FULL, PEERS, Point, Step
 
 SECTION = "Scaling"
 PLOT = report.HERE / "scaling.png"
-WORDS = 2000
-
-
-@dataclass(frozen=True)
-class Point:
-    """Where something is measured."""
-
-    P: int = 32
-    T: int = 128
-    B: int = 8
-    L: int = 4
-    N: int = 1
-
-
 AXES = {
     "P": (16, 32, 64, 128, 256, 512),
     "T": (32, 64, 128, 256, 512, 1024),
@@ -56,156 +46,30 @@ AXES = {
     "L": (2, 4, 8, 16),
     "N": (1, 2, 4, 8, 16, 32),
 }
-FLOORS = {"training": "frozen floor", "decoding": "bare model"}
-PEERS = PREFIX, LORA, FULL = ("PEFT prefix", "PEFT LoRA r=8", "full fine-tuning")
-
-
-def shape(point: Point) -> dict[str, Any]:
-    """The base model's."""
-    return {
-        "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": point.L, "num_attention_heads": 4,
-        "num_key_value_heads": 4, "vocab_size": WORDS, "max_position_embeddings": 4096,
-    }  # fmt: skip
-
-
-def model(point: Point) -> tf.PreTrainedModel:
-    """The base model."""
-    torch.manual_seed(0)
-    return tf.LlamaForCausalLM(tf.LlamaConfig(**shape(point)))
-
-
-def prefixed(point: Point, kind: type[pt.PTuningV2] | type[pt.AdaptivePrefix]) -> tf.PreTrainedModel:
-    """The model with N prefixes."""
-    base = model(point)
-    for number in range(point.N):
-        pt.attach(base, kind(length=point.P), name=str(number))
-    return base
-
-
-def names(point: Point) -> str | list[str]:
-    """Which prefix each row has."""
-    return "0" if point.N == 1 else [str(row * point.N // point.B) for row in range(point.B)]
-
-
-def training(made: torch.nn.Module, point: Point) -> Callable[[], None]:
-    """A training step."""
-    ids = torch.randint(WORDS, (point.B, point.T), generator=torch.Generator().manual_seed(1))
-    made.train()
-
-    def step() -> None:
-        made(input_ids=ids, labels=ids, use_cache=False).loss.backward()
-
-    return step
-
-
-def decoding(made: torch.nn.Module, point: Point, **options: Any) -> Callable[[], None]:
-    """A decoding step; `options` go to every forward."""
-    made.eval()
-    cache = tf.DynamicCache(config=made.config)
-    with torch.no_grad():
-        made(input_ids=torch.ones(point.B, point.T, dtype=torch.long), past_key_values=cache, **options)
-    ids = torch.ones(point.B, 1, dtype=torch.long)
-
-    def step() -> None:
-        with torch.no_grad():
-            made(input_ids=ids, past_key_values=cache, **options)
-        cache.crop(-1)
-
-    return step
-
-
-def peft_prefixed(point: Point) -> torch.nn.Module:
-    """PEFT's one prefix for the whole batch."""
-    config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=point.P)
-    return peft.get_peft_model(model(point), config)
-
-
-def peft_decoding(point: Point) -> Callable[[], None]:
-    """A decoding step of PEFT: the base's own, behind a cache that begins with the prefix."""
-    made = peft_prefixed(point).eval()
-    base, ids = made.get_base_model(), torch.ones(point.B, 1, dtype=torch.long)
-    with torch.no_grad():
-        cache = made(input_ids=ids.expand(-1, point.T), use_cache=True).past_key_values
-
-    def step() -> None:
-        with torch.no_grad():
-            base(input_ids=ids, past_key_values=cache)
-        cache.crop(-1)
-
-    return step
-
-
-def lora(point: Point) -> torch.nn.Module:
-    """PEFT's LoRA, N of them."""
-    made = peft.get_peft_model(model(point), peft.LoraConfig(task_type="CAUSAL_LM", r=8), adapter_name="0")
-    for number in range(1, point.N):
-        made.add_adapter(str(number), peft.LoraConfig(task_type="CAUSAL_LM", r=8))
-    return made
-
-
-def lora_decoding(point: Point) -> Callable[[], None]:
-    """A decoding step of LoRA, with one for each row."""
-    chosen = names(point)
-    return decoding(lora(point), point, **({} if isinstance(chosen, str) else {"adapter_names": chosen}))
-
-
-def under(made: tf.PreTrainedModel, point: Point, make: Callable[..., Callable[[], None]]) -> Callable[[], None]:
-    """The same with a prefix for each row."""
-    with pt.using(made, names(point)):
-        step = make(made, point)
-
-    def chosen() -> None:
-        with pt.using(made, names(point)):
-            step()
-
-    return chosen
-
-
-QUANTITIES: dict[str, Callable[[Point], Callable[[], None]]] = {
-    "training, frozen floor": lambda point: training(frozen_floor(model(point), None), point),
-    "training, P-Tuning v2": lambda point: under(prefixed(point, pt.PTuningV2), point, training),
-    "training, APT": lambda point: under(prefixed(point, pt.AdaptivePrefix), point, training),
-    f"training, {PREFIX}": lambda point: training(peft_prefixed(point), point),
-    f"training, {LORA}": lambda point: training(lora(point), point),
-    f"training, {FULL}": lambda point: training(model(point), point),
-    "decoding, bare model": lambda point: decoding(model(point), point),
-    "decoding, P-Tuning v2": lambda point: under(prefixed(point, pt.PTuningV2), point, decoding),
-    "decoding, APT": lambda point: under(prefixed(point, pt.AdaptivePrefix), point, decoding),
-    f"decoding, {PREFIX}": peft_decoding,
-    f"decoding, {LORA}": lora_decoding,
-}
-ALONE = {f"training, {PREFIX}", f"training, {LORA}", f"training, {FULL}", f"decoding, {PREFIX}"}
-"""What cannot be mixed in a batch."""
-FOREIGN = {f"{kind}, {adapters_peer.NAME}": kind for kind in FLOORS}
-"""The `adapters` library's quantities, and its worker's job for each."""
+UNITS = {"training": ("ms", 1e3), "peak memory": ("MB", 2**-20), "decoding": ("ms", 1e3), "start-up": ("ms", 1e3)}
+UNREAD = {"start-up": ("T", "B")}
+"""Axes that a kind does not have."""
 
 Axes = Mapping[str, Sequence[int]]
-Workers = dict[str, adapters_peer.Worker]
-Found = dict[str, dict[str, list[float]]]
-"""Seconds of every quantity at each point of each axis."""
+Found = dict[str, dict[str, dict[str, list[float]]]]
+"""Of each kind, along each axis, for each way: its cost at every point, in seconds or bytes."""
+Measure = Callable[[str, Point], dict[str, Step]]
 
 
-def foreign_step(worker: adapters_peer.Worker, job: str, point: Point) -> Callable[[], float]:
-    """Seconds of a step of the `adapters` library."""
-    worker.begin(job, config=shape(point), length=point.P, rows=point.B, tokens=point.T, prefixes=point.N)
-
-    def step() -> float:
-        answer = worker.ask()
-        return float(answer[0] if job == "training" else answer)  # of training, without the optimiser
-
-    return step
-
-
-def measure(point: Point, repetitions: int, workers: Workers) -> dict[str, float]:
-    """Seconds of every quantity at one point."""
-    made = {name: make for name, make in QUANTITIES.items() if point.N == 1 or name not in ALONE}
-    steps = {name: timed(make(point)) for name, make in made.items()}
-    steps |= {name: foreign_step(worker, FOREIGN[name], point) for name, worker in workers.items()}
-    fastest, order = dict.fromkeys(steps, float("inf")), random.Random(0)
-    for _ in range(repetitions + 1):
-        for name in order.sample(list(steps), len(steps)):
-            fastest[name] = min(fastest[name], steps[name]())
-    return fastest
+def along(axis: str, values: Sequence[int], kind: str, repetitions: int, measure: Measure) -> dict[str, list[float]]:
+    """The least cost of every way that is there from one end of the axis to the other."""
+    start, order = replace(Point(), B=32) if axis == "N" else Point(), random.Random(0)
+    points = []
+    for value in values:
+        steps = measure(kind, replace(start, **{axis: value}))
+        least = dict.fromkeys(steps, float("inf"))
+        for _ in range(repetitions + 1):
+            for way in order.sample(list(steps), len(steps)):
+                least[way] = min(least[way], steps[way]())
+        points.append(least)
+    lasting = {way: [each[way] for each in points] for way in points[-1]}
+    print(kind, axis, {way: f"{exponent(values, ys):.2f}" for way, ys in lasting.items()}, flush=True)
+    return lasting
 
 
 def exponent(xs: Sequence[int], ys: Sequence[float]) -> float:
@@ -214,70 +78,101 @@ def exponent(xs: Sequence[int], ys: Sequence[float]) -> float:
     return float(np.polyfit(np.log(xs[half - 1 :]), np.log(ys[half - 1 :]), 1)[0])
 
 
-def exponents(found: Found, axes: Axes, quantities: Iterable[str]) -> str:
-    """The exponent along each axis, and milliseconds at both ends."""
+def exponents(found: Mapping[str, Mapping[str, Sequence[float]]], axes: Axes, unit: str, scale: float) -> str:
+    """The exponent along each axis, and the values at both ends."""
 
-    def cell(axis: str, name: str) -> str:
-        ys = found[axis].get(name)
-        return f"{exponent(axes[axis], ys):.2f} ({ys[0] * 1000:.0f} to {ys[-1] * 1000:.0f} ms)" if ys else ""
+    def cell(axis: str, way: str) -> str:
+        ys = found[axis].get(way)
+        return f"{exponent(axes[axis], ys):.2f} ({ys[0] * scale:,.0f} to {ys[-1] * scale:,.0f} {unit})" if ys else ""
 
-    head = ["step", *(f"{axis} = {values[0]} to {values[-1]}" for axis, values in axes.items())]
-    return report.table(head, [[name, *(cell(axis, name) for axis in axes)] for name in quantities])
+    ways = dict.fromkeys(way for axis in found for way in found[axis])
+    head = ["way", *(f"{axis} = {axes[axis][0]} to {axes[axis][-1]}" for axis in found)]
+    return report.table(head, [[way, *(cell(axis, way) for axis in found)] for way in ways])
 
 
-def upper_ends(found: Found, axes: Axes, quantities: Iterable[str], peers: Sequence[str]) -> str:
-    """Every step over the floor of its kind and over each peer, at the last point of each axis."""
+def throughput(found: Found, axes: Axes, kind: str) -> dict[str, dict[str, list[float]]]:
+    """Tokens a second, from the seconds of steps: a training step has B x T of them, a decoding step B."""
+
+    def tokens(axis: str, value: int) -> int:
+        point = replace(Point(B=32) if axis == "N" else Point(), **{axis: value})
+        return point.B * (point.T if kind == "training" else 1)
+
+    return {
+        axis: {
+            way: [tokens(axis, value) / seconds for value, seconds in zip(axes[axis], ys, strict=True)]
+            for way, ys in found[kind][axis].items()
+        }
+        for axis in found[kind]
+    }
+
+
+def upper_ends(found: Found, axes: Axes, peers: Iterable[str]) -> str:
+    """Every cost over the floor of its kind and over each peer, at the last point of each axis."""
     rows = []
     for axis, values in axes.items():
-        last = {name: times[-1] for name, times in found[axis].items()}
-        for name in (name for name in quantities if name in last):
-            kind = name.partition(",")[0]
-            if kind == "decoding" and axis != "N":
-                last[f"decoding, {FULL}"] = last[f"decoding, {FLOORS[kind]}"]
-            others = [f"{kind}, {way}" for way in (FLOORS[kind], *peers)]
-            ratios = [f"{last[name] / last[other]:.2f}" if other in last else "" for other in others]
-            rows.append([f"{axis} = {values[-1]}", name, f"{last[name] * 1000:.0f}", *ratios])
-    return report.table(["at", "step", "ms", "/ floor", *(f"/ {peer}" for peer in peers)], rows)
+        for kind in found:
+            last = {way: ys[-1] for way, ys in found[kind].get(axis, {}).items()}
+            others = dict.fromkeys([FLOORS[kind], *peers])
+            known = last | ({FULL: last[FLOORS[kind]]} if kind == "decoding" and axis != "N" else {})
+            for way, cost in last.items():
+                ratios = [f"{cost / known[other]:.2f}" if other in known else "" for other in others]
+                unit, scale = UNITS[kind]
+                rows.append([f"{axis} = {values[-1]}", f"{kind}, {way}", f"{cost * scale:,.0f} {unit}", *ratios])
+    return report.table(["at", "way", "cost", "/ floor", *(f"/ {peer}" for peer in peers)], rows)
 
 
-def along(axis: str, values: Sequence[int], repetitions: int, workers: Workers) -> dict[str, list[float]]:
-    """Seconds of every quantity that is there from one end of the axis to the other."""
-    start = replace(Point(), B=32) if axis == "N" else Point()
-    times = [measure(replace(start, **{axis: value}), repetitions, workers) for value in values]
-    lasting = {name: [each[name] for each in times] for name in times[-1]}
-    print(axis, {name: f"{exponent(values, ys):.2f}" for name, ys in lasting.items()}, flush=True)
-    return lasting
+def body(found: Found, axes: Axes, python: str | None) -> str:
+    """The section."""
+    peers = [*PEERS, *([adapters_peer.NAME] if python else [])]
+    parts = [
+        f"`python benchmarks/scaling.py`. {report.machine()}",
+        adapters_peer.remark(python).strip(),
+        "Exponents, and the values at both ends; elsewhere P=32, T=128, B=8 (32 for N), L=4, N=1.",
+    ]
+    for kind in found:
+        parts += [f"### {kind.capitalize()}", exponents(found[kind], axes, *UNITS[kind])]
+        if kind in ("training", "decoding"):
+            rates = throughput(found, axes, kind)
+            parts += [f"Throughput in {kind}, tokens a second:", exponents(rates, axes, "/s", 1)]
+    parts += ["### Upper ends", "Cost over the floor's, and over each peer's.", upper_ends(found, axes, peers)]
+    return "\n\n".join(part.strip() for part in [*parts, f"![scaling]({PLOT.name})"] if part)
 
 
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repetitions", type=int, default=5, help="repetitions of each point")
-    parser.add_argument("--axes", nargs="*", choices=AXES, help="these axes alone, print only")
+    parser.add_argument("--kinds", nargs="*", choices=FLOORS, default=list(FLOORS), help="these alone, print only")
+    parser.add_argument("--axes", nargs="*", choices=AXES, default=list(AXES), help="these axes alone, print only")
     parser.add_argument("--points", type=int, help="so many points of each axis, 2 or more, print only")
     parser.add_argument("--dry", action="store_true", help="print only, and leave RESULTS.md as it is")
     adapters_peer.add_option(parser)
     given = parser.parse_args()
     torch.set_num_threads(1)
     tf.logging.set_verbosity_error()
-    axes = {axis: AXES[axis][: given.points] for axis in given.axes or AXES}
+    tf.logging.disable_progress_bar()
+    axes = {axis: AXES[axis][: given.points] for axis in given.axes}
     with ExitStack() as opened:
-        foreign = FOREIGN if given.adapters else {}
-        workers = {name: opened.enter_context(adapters_peer.Worker(given.adapters)) for name in foreign}
-        found = {axis: along(axis, values, given.repetitions, workers) for axis, values in axes.items()}
-    quantities = sorted([*QUANTITIES, *foreign], key=lambda name: not name.startswith("training"))
-    peers = [*PEERS, *([adapters_peer.NAME] if foreign else [])]
-    body = (
-        f"`python benchmarks/scaling.py`. {report.machine()}\n\n{adapters_peer.remark(given.adapters)}"
-        "Exponents, and milliseconds at both ends; elsewhere P=32, T=128, B=8 (32 for N), L=4, N=1.\n\n"
-        f"{exponents(found, axes, quantities)}\nAt the upper ends, time over the floor's, and over each peer's:\n\n"
-        f"{upper_ends(found, axes, quantities, peers)}\n![scaling]({PLOT.name})"
-    )
-    if given.dry or axes != AXES:
-        print(body)
+        folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+        pool = opened.enter_context(scaling_ways.processes())
+        worker = opened.enter_context(adapters_peer.Worker(given.adapters)) if given.adapters else None
+
+        def measure(kind: str, point: Point) -> dict[str, Step]:
+            return scaling_ways.steps(kind, point, folder, pool, worker)
+
+        found: Found = {
+            kind: {
+                axis: along(axis, values, kind, 0 if kind == "peak memory" else given.repetitions, measure)
+                for axis, values in axes.items()
+                if axis not in UNREAD.get(kind, ())
+            }
+            for kind in given.kinds
+        }
+    if given.dry or axes != AXES or given.kinds != list(FLOORS):
+        print(body(found, axes, given.adapters))
     else:
-        plot(found, axes, PLOT)
-        report.write(SECTION, body)
+        plot(found, axes, UNITS, PLOT)
+        report.write(SECTION, body(found, axes, given.adapters))
 
 
 if __name__ == "__main__":

@@ -249,14 +249,14 @@ def peak_memory(name: str, case: Case, python: str | None) -> int:
 def print_peak(name: str, case: Case) -> None:
     """What the fresh process does."""
     Trainee(name, case, SMALL).step(batch(case, SMALL["vocab_size"]))  # loads the code that is imported on first use
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     trainee, ids = Trainee(name, case), batch(case)
     for _ in range(2):
         trainee.step(ids)
-    print(json.dumps({"bytes": _resident("VmHWM") - before}))
+    print(json.dumps({"bytes": resident("VmHWM") - before}))
 
 
-def _resident(field: str) -> int:
+def resident(field: str) -> int:
     """Bytes now (VmRSS) or at most (VmHWM). Not getrusage's maximum, which a process inherits from its parent."""
     status = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in status if line.startswith(field))
