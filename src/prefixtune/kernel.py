@@ -52,7 +52,8 @@ def merged_attention(
     size = flash.head_size(max(query.shape[3], Dv), query.device)
     query, key, prefix_key = (_sized(x, size) for x in (query, key, prefix_key))
     value, prefix_value = (_sized(x, size) for x in (value, prefix_value))
-    out = _Merged.apply(query, key, value, prefix_key, prefix_value, gate, mask, causal, scale)
+    given = (query, key, value, prefix_key, prefix_value, gate, mask, causal, scale)
+    out = _Merged.apply(*given) if torch.is_grad_enabled() else _merged(*given)[0].transpose(1, 2)
     return out[..., :Dv].contiguous()
 
 
@@ -122,7 +123,7 @@ def _gathered(parts: Sequence[Part], dtype: torch.dtype, size: int) -> tuple[Ten
 
 def _merge_rows(out: Tensor, lse: Tensor, rows: Tensor, prefix_out: Tensor, prefix_lse: Tensor) -> None:
     """Merge the prefix's part of some rows into the text's, in place: out `[B, H, T, D]`, lse `[B, H, T]`."""
-    share = (prefix_lse - torch.logaddexp(lse.index_select(0, rows), prefix_lse)).exp_()[..., None].to(out.dtype)
+    share = _share(lse.index_select(0, rows), prefix_lse).to(out.dtype)
     out.index_copy_(0, rows, out.index_select(0, rows).lerp_(prefix_out, share))
 
 
@@ -158,6 +159,31 @@ def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return mask.clamp(min=lowest).to(dtype).contiguous()
 
 
+def _share(lse: Tensor, prefix_lse: Tensor) -> Tensor:
+    """How much of a query's attention goes to the prefix, `[B, H, T, 1]`: its sum of exponentials over both sums."""
+    return torch.sigmoid(prefix_lse - lse)[..., None]
+
+
+def _merged(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefix_key: Tensor,
+    prefix_value: Tensor,
+    gate: Tensor | None,
+    mask: Tensor | None,
+    causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`merged_attention` of tensors of one head size: `[B, H, T, Dv]`, and both parts' log-sum-exps `[B, H, T]`."""
+    with torch.autocast(query.device.type, enabled=False):
+        out, lse = flash.forward(query, key, value, additive(mask, query.dtype), causal, scale)
+        part = _by_position if _in_blocks(query, gate) else _by_sequence
+        prefix_out, prefix_lse = part(query, prefix_key, prefix_value, gate, scale)
+        out.lerp_(prefix_out, _share(lse, prefix_lse).to(out.dtype))
+    return out, lse, prefix_lse
+
+
 class _Merged(torch.autograd.Function):
     """`merged_attention` of tensors of one head size. It keeps the mask as it came, which all layers share."""
 
@@ -174,15 +200,11 @@ class _Merged(torch.autograd.Function):
         causal: bool,
         scale: float,
     ) -> Tensor:
-        with torch.autocast(query.device.type, enabled=False):
-            out, lse = flash.forward(query, key, value, additive(mask, query.dtype), causal, scale)
-            part = _by_position if _in_blocks(query, gate) else _by_sequence
-            prefix_out, prefix_lse = part(query, prefix_key, prefix_value, gate, scale)
-            merged_lse = torch.logaddexp(lse, prefix_lse)
-            out.lerp_(prefix_out, (prefix_lse - merged_lse).exp_()[..., None].to(out.dtype))
+        out, lse, prefix_lse = _merged(query, key, value, prefix_key, prefix_value, gate, mask, causal, scale)
         ctx.repeat = repeat_of(gate)
         kept_gate = gate if ctx.repeat is None else None
-        ctx.save_for_backward(query, key, value, prefix_key, prefix_value, kept_gate, mask, out, merged_lse)
+        both = torch.logaddexp(lse, prefix_lse)
+        ctx.save_for_backward(query, key, value, prefix_key, prefix_value, kept_gate, mask, out, both)
         ctx.causal, ctx.scale = causal, scale
         return out.transpose(1, 2)
 

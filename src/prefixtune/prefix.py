@@ -201,7 +201,9 @@ class Prefix(nn.Module, ABC):
         """Keys and values of one layer in a forward that may have `made` them ahead, under the method's dropout."""
         key, value = self.keys_values(slot) if made is None else made
         p = self.method.dropout
-        return F.dropout(key, p, self.training), F.dropout(value, p, self.training)
+        if not (p and self.training):  # in decoding, two calls that do nothing take their time
+            return key, value
+        return F.dropout(key, p), F.dropout(value, p)
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """What is trained, by what it is: keys, values, gates, mlp. A run can give each a learning rate of its own."""
