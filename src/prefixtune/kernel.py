@@ -188,19 +188,10 @@ class _Merged(torch.autograd.Function):
     """`merged_attention` of tensors of one head size. It keeps the mask as it came, which all layers share."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        prefix_key: Tensor,
-        prefix_value: Tensor,
-        gate: Tensor | None,
-        mask: Tensor | None,
-        causal: bool,
-        scale: float,
-    ) -> Tensor:
-        out, lse, prefix_lse = _merged(query, key, value, prefix_key, prefix_value, gate, mask, causal, scale)
+    def forward(ctx: Any, *given: Any) -> Tensor:
+        """`given` is what `_merged` takes."""
+        out, lse, prefix_lse = _merged(*given)
+        query, key, value, prefix_key, prefix_value, gate, mask, causal, scale = given
         ctx.repeat = repeat_of(gate)
         kept_gate = gate if ctx.repeat is None else None
         both = torch.logaddexp(lse, prefix_lse)
