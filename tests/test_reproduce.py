@@ -244,6 +244,22 @@ def test_what_a_recipe_says_of_the_task_reaches_training(
     assert [(task.max_target_length, task.separator) for task in fake.tasks] == [(5, " => ")]
 
 
+def test_a_rate_of_a_part_that_the_user_gives_goes_before_the_rows(place: Path, tmp_path: Path) -> None:
+    arm = Trained(name="P", kind="p_tuning_v2", recipe={"lr": 0.1, "part_lr": {"keys": 0.3}})
+    options = Options(model=str(place / "bert"), data=[str(place)], recipe={"part_lr": {"keys": 0.05}})
+    made = plan.Plan("fake", tiny_experiment(arms=lambda cell: [arm]), options, tmp_path, BASES[0])
+    data = material.read("conll04", material.Place(str(place / "conll04"), own=True), None)
+    (tried,) = search.candidates(arm, made.experiment, options)
+    config = made.config(Cell("conll04", None, BASES[0]), arm, data, tried, kind=arm.kind, seed=1, output=tmp_path)
+    assert (config.lr, config.part_lr) == (0.1, {"keys": 0.05})
+
+
+@pytest.mark.parametrize("name", ["max_target_length", "batch_size", "epochs", "warmup", "part_lr"])
+def test_a_word_where_a_number_belongs_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is 'abc'; expected"):
+        RunConfig(model="m", task="tagging", train="t", method="full", output="o", **{name: "abc"})
+
+
 @pytest.mark.parametrize("name", ["train_split", "subset", "columns"])
 def test_an_option_that_an_experiment_has_no_use_for_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"unknown option '{name}'"):

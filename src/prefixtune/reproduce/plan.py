@@ -78,7 +78,7 @@ class Plan:
     ) -> RunConfig:  # fmt: skip
         """The whole configuration of one run: the paper's recipe, the row's, what is tried, what the user changed."""
         settings = {"dtype": "float32", "eval_batch_size": 32, **material.settings, **self.recipe(cell)}
-        settings |= _rates(arm, candidate)
+        settings |= {**_rates(arm, candidate), **self.options.changes()}
         if trial and self.options.trial_steps is not None:
             settings["max_steps"] = self.options.trial_steps
         return RunConfig(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -171,18 +172,22 @@ class RunConfig:
         if self.activation_cache is not None:
             self._at_least("activation_cache", 0)
         if self.part_lr is not None:
+            if not isinstance(self.part_lr, Mapping):
+                raise ConfigError(f"part_lr is {self.part_lr!r}; expected rates by part, as in keys=0.3")
             self.part_lr = {part: _rate(part, rate) for part, rate in self.part_lr.items()}
         for name in ("lr", "epochs", "logging_steps"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected a number above 0")
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not value > 0:
+                raise ConfigError(f"{name} is {value!r}; expected a number above 0")
         for name in ("warmup", "weight_decay", "clip"):
             self._at_least(name, 0)
         if self.eval is None and (self.metric is not None or self.patience is not None):
             raise ConfigError("--metric and --patience choose by development data; name it with --eval")
 
     def _at_least(self, name: str, least: int) -> None:
-        if getattr(self, name) < least:
-            raise ConfigError(f"{name} is {getattr(self, name)}; expected at least {least}")
+        value = getattr(self, name)
+        if not isinstance(value, int | float) or not value >= least:
+            raise ConfigError(f"{name} is {value!r}; expected at least {least}")
 
     def settings(self) -> dict[str, Any]:
         """The fields that are set, as YAML and JSON hold them."""
