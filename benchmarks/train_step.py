@@ -22,6 +22,8 @@ peer: PEFT's prefix and LoRA, full fine-tuning, and the `adapters` library where
 (`--adapters PYTHON`; `adapters_worker.py` says what it measures).
 
 The prefix's own arithmetic is counted in the products of matrices that its formula needs, as a share of the floor's.
+Its own state is what it adds to the model and AdamW's moments, which are there in every step; gradients are not
+counted, since they come when activations have gone.
 """
 
 from __future__ import annotations
@@ -170,7 +172,10 @@ class Trainee:
     """A model under one method, and its optimiser."""
 
     def __init__(self, name: str, case: Case, shape: dict[str, Any] = SHAPE) -> None:
-        self.model = METHODS[name](base(shape), case).train()
+        model = base(shape)
+        given = {id(parameter) for parameter in model.parameters()}
+        self.model = METHODS[name](model, case).train()
+        self.own = [parameter for parameter in self.model.parameters() if id(parameter) not in given]
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-5) if trained else None
 
@@ -183,6 +188,11 @@ class Trainee:
             self.optimizer.step()
             self.optimizer.zero_grad()
         return middle - start, time.process_time() - middle
+
+    def state(self) -> int:
+        """Bytes that stay from step to step: what the method added to the model, and the optimiser's moments."""
+        moments = [] if self.optimizer is None else [x for each in self.optimizer.state.values() for x in each.values()]
+        return sum(x.nbytes for x in (*self.own, *moments))
 
 
 class Foreign:
@@ -235,15 +245,16 @@ def rounds(case: Case, names: list[str], count: int, python: str | None) -> Iter
 GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": str(64 * 1024)}
 
 
-def peak_memory(name: str, case: Case, python: str | None) -> int:
-    """Bytes, measured in a fresh process."""
+def peak_memory(name: str, case: Case, python: str | None) -> tuple[int, int | None]:
+    """Bytes, measured in a fresh process, and how many of them are `Trainee.state`, where that is known."""
     if name in FOREIGN and python:
         with adapters_peer.Worker(python, torch.get_num_threads(), GIVEN_BACK) as worker:
-            return int(worker.begin("peak", **foreign_job(name, case)).ask())
+            return int(worker.begin("peak", **foreign_job(name, case)).ask()), None
     words = [sys.executable, __file__, "--threads", str(torch.get_num_threads()), "--peak-of", name]
     words += map(str, (case.rows, case.tokens, case.length))
     done = subprocess.run(words, capture_output=True, text=True, check=True, env=os.environ | GIVEN_BACK)
-    return int(json.loads(done.stdout.splitlines()[-1])["bytes"])
+    found = json.loads(done.stdout.splitlines()[-1])
+    return found["bytes"], found["state"]
 
 
 def print_peak(name: str, case: Case) -> None:
@@ -253,7 +264,7 @@ def print_peak(name: str, case: Case) -> None:
     trainee, ids = Trainee(name, case), batch(case)
     for _ in range(2):
         trainee.step(ids)
-    print(json.dumps({"bytes": resident("VmHWM") - before}))
+    print(json.dumps({"bytes": resident("VmHWM") - before, "state": trainee.state()}))
 
 
 def resident(field: str) -> int:
@@ -276,7 +287,8 @@ def fastest(times: list[Times], name: str) -> str:
 
 def measure(case: Case, names: list[str], count: int, memory: bool, python: str | None) -> str:
     """One case as a table."""
-    peaks = {name: peak_memory(name, case, python) for name in names} if memory else {}
+    found = {name: peak_memory(name, case, python) for name in names} if memory else {}
+    peaks = {name: peak for name, (peak, _) in found.items()}
     times = list(rounds(case, names, count, python))
     rows = []
     for name in names:
@@ -284,12 +296,15 @@ def measure(case: Case, names: list[str], count: int, memory: bool, python: str 
         row = [name, ratios(times, name, False), fastest(times, name), ratios(times, name, True)]
         row.append("" if share is None else f"{share:.1%}")
         if memory:
+            state = found[name][1]
             row += [f"{peaks[name] / 2**20:.0f}", f"{peaks[name] / peaks[FLOOR]:.3f}"]
+            row.append("" if state is None else f"{state / 2**20:.0f}")
         rows.append(row)
     floor = statistics.median(t[FLOOR][0] for t in times)
     title = f"### {case} ({len(times)} rounds; floor: {floor * 1000:.0f} ms)\n\n"
-    head = ["method", "step / floor", "fastest", "step with AdamW / floor", "own arithmetic", "peak MB", "peak / floor"]
-    first = title + report.table(head[: len(rows[0])], rows)
+    head = ["method", "step / floor", "fastest", "step with AdamW / floor", "own arithmetic"]
+    head += ["peak MB", "peak / floor", "own state MB"] if memory else []
+    first = title + report.table(head, rows)
     peers = [name for name in names if name in PEERS or name in FOREIGN]
     return f"{first}\n{beside(times, peaks, names, peers)}" if peers else first
 

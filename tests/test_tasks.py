@@ -14,7 +14,8 @@ import torch
 
 from prefixtune import tasks
 from prefixtune.errors import ConfigError, DataError, ModelError
-from prefixtune.tasks import Table, Window
+from prefixtune.tasks import Decoding, Table, Window
+from prefixtune.tasks.decoding import generate
 from prefixtune.tasks.loading import load_base, window
 from prefixtune.tasks.task import IGNORED, batch_logits, token_losses
 
@@ -351,6 +352,25 @@ def test_a_list_of_targets_is_one_example_each_and_one_text_of_many_references()
         {"source": "a b", "target": "x"}, {"source": "a b", "target": "y"}, {"source": "c", "target": "z"},
     ]  # fmt: skip
     assert grouped(prepared) == {"a b": ["x", "y"], "c": ["z"]}
+
+
+@pytest.mark.parametrize("make", [tiny.decoder, tiny.encoder_decoder])
+def test_a_source_of_several_tables_is_answered_once_and_as_it_is_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any
+) -> None:
+    from prefixtune.tasks import text2text
+
+    rows = [{"source": source, "target": "x"} for source in ("ab", "cd", "ab", "what is it")]
+    tables = [table(rows[:1]), table(rows[1:]), table(rows)]
+    task = tasks.find("text2text").learn(tables[2])
+    model, tokenizer = load_base(make(tmp_path), task)
+    room, decoding = window(model, tokenizer, 0), Decoding(max_new_tokens=5)
+    settings = {"batch_size": 1, "decoding": decoding}  # alone in its batch: no padding tells answers apart
+    alone = [task.predict(model, tokenizer, each, room, answered=True, **settings).answers for each in tables]
+    asked: list[list[int]] = []
+    monkeypatch.setattr(text2text, "generate", lambda *args: asked.extend(args[2]) or generate(*args))
+    assert task.answers_to(model, tokenizer, tables, room, **settings) == alone
+    assert asked == task.prompts(["ab", "cd", "what is it"], model, tokenizer, room)
 
 
 # --- loading -----------------------------------------------------------------------------------------------------

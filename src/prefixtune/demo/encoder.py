@@ -98,11 +98,10 @@ def answers(bench: Bench, count: int) -> list[list[str]]:
     assert bench.data.test is not None
     table = bench.data.test
     some = Table(table.name, table.rows[:count], table.lines[:count])
-    found = bench.task.predict(
-        bench.model, bench.tokenizer, some, bench.room, batch_size=count, decoding=bench.decoding, answered=True
+    (found,) = bench.task.answers_to(
+        bench.model, bench.tokenizer, [some], bench.room, batch_size=count, decoding=bench.decoding
     )
-    assert found.answers is not None
-    return found.answers
+    return found
 
 
 def fit_head_alone(bench: Bench, steps: int = 400) -> None:

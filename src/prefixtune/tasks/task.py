@@ -166,6 +166,13 @@ class Task(abc.ABC):
         """The loss on the prepared `table` and, when `answered`, one answer a row (a source for text to text)."""
 
     @abc.abstractmethod
+    def answers_to(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tables: Sequence[Table], window: Window, *,
+        batch_size: int, decoding: Decoding,
+    ) -> list[list[Any]]:  # fmt: skip
+        """The answers to each of the prepared `tables`, as `predict` has them, without more work than they need."""
+
+    @abc.abstractmethod
     def score(self, answers: Sequence[Any], table: Table) -> dict[str, float]:
         """The metrics of `answers`, one a row of the prepared `table`. Fractions, except BLEU and chrF (0 to 100)."""
 
@@ -193,15 +200,23 @@ class HeadTask(Task):
         tell_of_cuts(table.name, [len(feature["input_ids"]) for feature in features], window.inputs())
         found: list[Any] = [None] * len(features)
         total, count = 0.0, 0
-        for rows, logits, labels in batch_logits(
-            model, features, self.layout(model, tokenizer).collate, batch_size
-        ):
+        for rows, logits, labels in batch_logits(model, features, self.layout(model, tokenizer).collate, batch_size):
             loss, labelled = token_losses(logits, labels, shifted=False)
             total, count = total + float(loss), count + int(labelled)
             batch = [features[row] for row in rows]
             for row, answer in zip(rows, self.answers(_a_row_each(logits, batch), batch), strict=True):
                 found[row] = answer
         return Prediction(loss=total / max(count, 1), answers=found if answered else None)
+
+    def answers_to(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tables: Sequence[Table], window: Window, *,
+        batch_size: int, decoding: Decoding,
+    ) -> list[list[Any]]:  # fmt: skip
+        found = [
+            self.predict(model, tokenizer, table, window, batch_size=batch_size, decoding=decoding, answered=True)
+            for table in tables
+        ]
+        return [prediction.answers or [] for prediction in found]
 
 
 def batches_by_length(features: Sequence[Feature], batch_size: int) -> Iterator[list[int]]:

@@ -160,11 +160,22 @@ class Text2Text(Task):
             total, count = total + float(loss), count + int(labelled)
         answers = None
         if answered:
-            kept = reserve(model, window, decoding)
-            prompts = self.prompts(list(grouped(table)), model, tokenizer, window, reserved=kept)
-            tell_of_cuts(table.name, [len(prompt) for prompt in prompts], window.inputs(kept))
-            answers = generate(model, tokenizer, prompts, window, decoding, batch_size)
+            (answers,) = self.answers_to(model, tokenizer, [table], window, batch_size=batch_size, decoding=decoding)
         return Prediction(loss=total / max(count, 1), answers=answers)
+
+    def answers_to(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tables: Sequence[Table], window: Window, *,
+        batch_size: int, decoding: Decoding,
+    ) -> list[list[str]]:  # fmt: skip
+        """One a source. A source that several tables have (WebNLG's `seen` and `all`) is answered once."""
+        sources = list(dict.fromkeys(row["source"] for table in tables for row in table.rows))
+        kept = reserve(model, window, decoding)
+        prompts = dict(zip(sources, self.prompts(sources, model, tokenizer, window, reserved=kept), strict=True))
+        for table in tables:
+            tell_of_cuts(table.name, [len(prompts[source]) for source in grouped(table)], window.inputs(kept))
+        texts = generate(model, tokenizer, list(prompts.values()), window, decoding, batch_size)
+        found = dict(zip(prompts, texts, strict=True))
+        return [[found[source] for source in grouped(table)] for table in tables]
 
     def score(self, answers: Sequence[str], table: Table) -> dict[str, float]:
         """BLEU and chrF (sacrebleu, 0 to 100), ROUGE F-measures (0 to 1, the best reference counts)."""

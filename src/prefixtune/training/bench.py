@@ -27,7 +27,7 @@ class Data:
     """The prepared tables of a run; development and test data are optional.
 
     Args:
-        tests: further test data by name, scored as `test` is.
+        tests: further test data by name.
         more: further scores of the answers to `tests`.
         facts: what tells each table from another one, for the record and for resuming.
     """
@@ -60,15 +60,17 @@ class Bench:
             decoding=self.decoding, answered=answered,
         )  # fmt: skip
 
-    def tested(self, table: Table) -> dict[str, float]:
-        """Loss, metrics, and the further scores that the data ask for."""
-        found = self.task.predict(
-            self.model, self.tokenizer, table, self.room, batch_size=self.batch_size, decoding=self.decoding,
-            answered=True,
+    def tested(self) -> dict[str, dict[str, float]]:
+        """Metrics of each further test table, and the scores that the data ask for. No loss: it takes a pass more."""
+        tables = self.data.tests
+        answers = self.task.answers_to(
+            self.model, self.tokenizer, list(tables.values()), self.room, batch_size=self.batch_size,
+            decoding=self.decoding,
         )  # fmt: skip
-        assert found.answers is not None
-        more = {} if self.data.more is None else self.data.more(found.answers, table)
-        return {"loss": found.loss, **self.task.score(found.answers, table), **more}
+        return {
+            name: {**self.task.score(given, table), **({} if self.data.more is None else self.data.more(given, table))}
+            for (name, table), given in zip(tables.items(), answers, strict=True)
+        }
 
 
 def read_data(config: RunConfig) -> tuple[Task, Data]:
@@ -110,7 +112,5 @@ def set_up(config: RunConfig, adaptation: Adaptation, task: Task, data: Data) ->
     base_size = sum(parameter.numel() for parameter in model.parameters())
     adaptation.attach(model, tokenizer)
     room = window(model, tokenizer, adaptation.positions(model), config.max_length)
-    decoding = Decoding(
-        beams=config.beams, max_new_tokens=config.max_new_tokens, length_penalty=config.length_penalty
-    )
+    decoding = Decoding(beams=config.beams, max_new_tokens=config.max_new_tokens, length_penalty=config.length_penalty)
     return Bench(model, tokenizer, task, data, room, decoding, config.eval_batch_size, base_size)

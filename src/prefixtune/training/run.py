@@ -116,12 +116,10 @@ def _finish(
     _refuse_divergence(bench.model, state.best_global_step, metric)
     trainer.accelerator.unwrap_model(bench.model, keep_fp32_wrapper=False)  # scored as it will be used: no autocast
     scores: dict[str, Any] = {
-        role: bench.measure(table)
-        for role, table in (("eval", data.eval), ("test", data.test))
-        if table is not None
+        role: bench.measure(table) for role, table in (("eval", data.eval), ("test", data.test)) if table is not None
     }
     if data.tests:
-        scores["tests"] = {name: bench.tested(table) for name, table in data.tests.items()}
+        scores["tests"] = bench.tested()
     found = {
         **scores,
         "chosen_by": metric,
