@@ -487,6 +487,8 @@ def test_an_ensemble_refuses_beams(members: evaluation.Loaded) -> None:
         ("apt", ["--lengths", "0"], "--lengths: 0 is no number of at least 1"),
         ("apt", ["--seeds", "0"], "--seeds 0: expected at least 1"),
         ("apt", ["--recipe", "weight_deca=1"], "--recipe: unknown option 'weight_deca'; did you mean 'weight_decay'"),
+        ("apt", ["--recipe", "warmup=abc"], "warmup is 'abc'; expected at least 0"),
+        ("apt", ["--recipe", "metric=bleu"], "unknown metric 'bleu' for"),
         ("apt", ["--model", "no-such-model"], "cannot load the model 'no-such-model'"),
         ("prefix_tuning", ["--data", "e2e=PLACE/conll04"], "holds no files of e2e"),
     ],

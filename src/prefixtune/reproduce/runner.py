@@ -23,7 +23,7 @@ from prefixtune.reproduce.progress import Screen
 from prefixtune.reproduce.search import Candidate
 from prefixtune.training import results
 from prefixtune.training.adaptation import Adaptation
-from prefixtune.training.run import Diverged, fit
+from prefixtune.training.run import Diverged, chosen_metric, fit
 
 RECORD = "experiment.json"
 DIVERGED, RESUMED = "diverged.json", "resumed.json"
@@ -75,7 +75,7 @@ def run(name: str, options: Options, output: Path, *, resume: bool, command: Seq
     plan = Plan(name, experiment, options, output, read_base(options.model))
     materials, left_out = _read(folders, plan)
     cells = [(cell, plan.arms(cell)) for cell in plan.cells(materials)]
-    _check(plan, cells)
+    _check(plan, cells, materials)
     record = {"experiment": name, **options.record()}
     results.write_json(
         output / RECORD, {"asked": record, "command": list(command), "versions": results.versions()}
@@ -132,14 +132,22 @@ def _read(folders: Mapping[str, Place], plan: Plan) -> tuple[dict[str, Material]
     return found, left_out
 
 
-def _check(plan: Plan, cells: Sequence[tuple[Cell, Sequence[Arm]]]) -> None:
-    """Every arm can be made, before the first one is run."""
-    for _, arms in cells:
+def _check(plan: Plan, cells: Sequence[tuple[Cell, Sequence[Arm]]], materials: Mapping[str, Material]) -> None:
+    """Every arm and every run's configuration can be made, before anything is written."""
+    for cell, arms in cells:
         for arm in arms:
             if isinstance(arm, Trained | Counted):
                 adaptation(arm.kind, arm.options)
             elif isinstance(arm, Ensemble) and (plan.options.changes().get("beams") or 1) != 1:
                 raise ConfigError("an ensemble decodes greedily; leave --beams out")
+            if isinstance(arm, Trained | Variable):
+                _check_configs(plan, cell, arm, materials[cell.corpus or ""])
+
+
+def _check_configs(plan: Plan, cell: Cell, arm: Trained | Variable, data: Material) -> None:
+    for candidate in search.candidates(arm, plan.experiment, plan.options):
+        config = plan.config(cell, arm, data, candidate, kind="", seed=plan.seeds[0], output=plan.output)
+        chosen_metric(config, data.task)
 
 
 def _jobs(plan: Plan, arm: Arm) -> int:
