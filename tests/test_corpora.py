@@ -253,6 +253,14 @@ def test_fewglues_wsc_which_trains_on_one_label_is_dealt_out_anew(
     assert "dealt out anew" in caplog.text
 
 
+def test_cb_is_not_read_as_rte(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        row = {"premise": "It rained.", "hypothesis": "It was dry.", "label": "contradiction"}
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(DataError, match="'contradiction' is none of RTE's two; is this CB"):
+        corpora.find("rte").read(str(tmp_path))
+
+
 def test_rte_is_read_from_glues_columns(tmp_path: Path) -> None:
     text = 'index\tsentence1\tsentence2\tlabel\n0\tHe said "no.\tHe spoke.\tentailment\n'
     for split in ("train", "dev"):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import tiny
 
 from prefixtune.reproduce import material
+from prefixtune.tasks import Table
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +38,43 @@ def test_a_limit_keeps_all_references_of_an_input(place: Path) -> None:
     few = material.read("e2e", material.Place(str(place / "e2e"), own=True), None, 1)
     assert len({row["source"] for row in few.dev.rows}) == 1
     assert (few.train.rows, few.tests["test"].rows) == (whole.train.rows, whole.tests["test"].rows)
+
+
+def test_answers_to_a_question_stay_together_however_few_are_drawn(tmp_path: Path) -> None:
+    for split, count in (("train", 40), ("val", 12)):
+        rows = []
+        for number in range(count // 2):  # two questions a passage, of one to three answers
+            questions = [
+                {
+                    "idx": side,
+                    "question": f"{split} {number} {side}?",
+                    "answers": [{"text": str(one), "label": one % 2} for one in range(1 + (number + side) % 3)],
+                }
+                for side in range(2)
+            ]
+            rows.append({"idx": number, "passage": {"text": "It is so.", "questions": questions}})
+        tiny.jsonl(tmp_path / f"{split}.jsonl", rows)
+    home = material.Place(str(tmp_path), own=True)
+    whole, cut = material.read("multirc", home, None), material.read("multirc", home, 10, 3)
+
+    def questions(table: Table) -> dict[str, int]:
+        return Counter(row["question_id"] for row in table.rows)
+
+    every = questions(whole.train) | questions(whole.dev)
+    assert (len(questions(whole.train)), len(questions(whole.dev))) == (36, 4)
+    assert not questions(whole.train).keys() & questions(whole.dev).keys()
+    assert [len(questions(table)) for table in (cut.train, cut.dev, cut.tests["dev"])] == [10, 3, 10]
+    assert questions(cut.train).items() <= every.items() and questions(cut.dev).items() <= every.items()
+    assert questions(cut.tests["dev"]).items() <= questions(whole.tests["dev"]).items()
+    few = whole.data(tested=False, size=8, draw=0, dev_share=0.5)
+    assert few.eval is not None and (len(questions(few.train)), len(questions(few.eval))) == (8, 4)
+
+
+def test_rows_that_are_examples_are_drawn_as_random_draws_them() -> None:
+    rows = [{"text": str(number)} for number in range(50)]
+    places = sorted(random.Random("seed").sample(range(50), 7))
+    found = material.subset(Table("t", rows, list(range(50))), 7, "seed")
+    assert found.rows == [rows[place] for place in places] and found.lines == places
 
 
 def test_where_the_development_set_is_the_test_held_out_training_data_choose(tmp_path: Path) -> None:

@@ -12,24 +12,27 @@ from typing import Any
 
 import pytest
 import test_cli
+import test_task_forms
 import tiny
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 import prefixtune as pt
-from prefixtune import evaluation, tasks
+from prefixtune import corpora, evaluation, tasks
 from prefixtune.bank import bank_of
 from prefixtune.checkpoint import read_config
 from prefixtune.cli import main
 from prefixtune.errors import ConfigError
-from prefixtune.probe.lengths import share_out, variable_prefix
+from prefixtune.probe.lengths import VariablePrefix, share_out, train_command, variable_prefix
 from prefixtune.probe.picture import Panel, gates_png
 from prefixtune.probe.reading import Group, SiteGates, read_gates
 from prefixtune.probe.run import first_rows
+from prefixtune.probe.samples import Judged
 from prefixtune.tasks import Table
 
 DATA = {"classification": tiny.first_letter, "tagging": tiny.capitals, "text2text": tiny.doubled}
+DATA |= {"spans": test_task_forms.marked_letters, "choice": test_task_forms.low_choices}
 BASES = {"bert": tiny.encoder, "llama": tiny.llama, "bart": tiny.encoder_decoder}
 
 
@@ -378,6 +381,34 @@ def test_a_text_to_text_report_shows_the_bare_base_model_beside_the_prefix(tmp_p
     assert "before: base model" in words and "line 1" in words and "TRAIN_FILE" in words
     shown = tokenizer.decode(bare[0, ids.shape[1] :], skip_special_tokens=True).strip()
     assert shown and " ".join(shown.split()) in words
+
+
+@pytest.mark.parametrize("kind", sorted(DATA))
+def test_every_task_has_a_report(tmp_path: Path, kind: str) -> None:
+    assert set(DATA) == set(tasks.names())
+    folder, table = prefix_of(tmp_path, "llama" if kind == "text2text" else "bert", kind, count=4)
+    argv = ["--data", str(tmp_path / "data.jsonl"), "--output", str(tmp_path / "out")]
+    assert main(["probe", "--prefix", str(folder), *argv]) == 0
+    words, row = read_page(tmp_path / "out" / "report.html"), table.rows[0]
+    if kind == "spans":
+        (start, end), text = row["spans"][0], row["text"]
+        assert f"{text[:start]}[{text[start:end]}]{text[end:]}" in words
+    if kind == "choice":
+        assert f"{row['text']} / 0: {row['choices'][0]} / 1: {row['choices'][1]}" in words
+
+
+def test_brackets_stand_where_spans_begin_and_end() -> None:
+    row = {"text": "Mark told Pete", "spans": [(10, 14), (0, 4)], "text_pair": "abcd", "spans_pair": [(0, 3), (1, 2)]}
+    assert Judged(row, "yes", "no").text == "[Mark] told [Pete] / [a[b]c]d"
+
+
+def test_where_reproduce_read_the_data_the_command_leaves_its_files_to_the_user() -> None:
+    variable = VariablePrefix({"encoder": [1, 2]}, {"encoder": [0.5, 1.0]}, 1.0, 3, 3, every_site=True)
+    settings = {"train": corpora.part("conll04", "train"), "eval": corpora.part("conll04", "dev"), "lr": 0.5}
+    words = train_command(variable, settings, model="m", task="tagging", output="o")
+    assert words[words.index("--train") + 1] == "TRAIN_FILE" and words[words.index("--eval") + 1] == "DEV_FILE"
+    files = train_command(variable, {"train": "c:train.json"}, model="m", task="tagging", output="o")
+    assert files[files.index("--train") + 1] == "c:train.json"
 
 
 def test_a_report_on_all_sites_of_an_encoder_decoder_names_them_in_the_command(tmp_path: Path) -> None:

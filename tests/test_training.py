@@ -400,6 +400,14 @@ def test_a_run_is_resumed_only_as_the_run_it_is(tmp_path: Path, bert: str) -> No
         train(run, method(), resume=True)
 
 
+def test_a_run_that_died_before_its_settings_were_written_begins_again(tmp_path: Path, bert: str) -> None:
+    run = config(tmp_path, "classification", bert, epochs=1)
+    (Path(run.output) / "checkpoints").mkdir(parents=True)
+    for left in ("run.json", ".run.json.abc", ".run.yaml.abc"):
+        (Path(run.output) / left).write_text("{")
+    assert train(run, method(), resume=True)["steps"] > 0
+
+
 def test_a_folder_of_something_else_is_not_written_to(tmp_path: Path, bert: str) -> None:
     run = config(tmp_path, "classification", bert, epochs=1)
     Path(run.output).mkdir()

@@ -72,10 +72,9 @@ def catalogue() -> tuple[list[str], list[list[str]]]:
     lines = []
     for name in reproduce.names():
         found = reproduce.find(name)
-        cells = len(found.corpora or (None,)) * len(found.sizes or (None,))
-        arms = len(found.arms(Cell((found.corpora or (None,))[0], (found.sizes or (None,))[0], base)))
-        seeds = found.seeds * found.subsets
-        lines.append([name, found.paper, found.shows, _corpora(found), f"{cells * arms * seeds}"])
+        cells = [Cell(corpus, size, base) for corpus in found.corpora or (None,) for size in found.sizes or (None,)]
+        runs = sum(found.runs(arm) for cell in cells for arm in found.arms(cell))
+        lines.append([name, found.paper, found.shows, _corpora(found), str(runs)])
     return ["name", "paper", "what it shows", "corpora", "runs"], lines
 
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from prefixtune.corpora.corpus import Splits, converted
 from prefixtune.corpora.superglue import SuperGlue, files
+from prefixtune.errors import DataError
 from prefixtune.tasks.readers import Row, read
 
 
@@ -28,5 +29,7 @@ class Rte(SuperGlue):
         return Splits(train, dev, {"dev": dev})
 
     def rows(self, row: Row, where: str) -> list[Row]:
+        if str(row["label"]) == "contradiction":
+            raise DataError(f"{where}: the label 'contradiction' is none of RTE's two; is this CB?")
         sides = ("sentence1", "sentence2") if "sentence1" in row else ("premise", "hypothesis")
         return [{"text": row[sides[0]], "text_pair": row[sides[1]], "label": row["label"]}]

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from prefixtune import corpora
 from prefixtune.errors import ConfigError
 from prefixtune.geometry import SITES, Geometry
 from prefixtune.methods.p_tuning_v2 import PTuningV2
@@ -25,6 +26,8 @@ from prefixtune.probe.reading import Group
 from prefixtune.training.config import RunConfig
 
 METHOD = PTuningV2.name()
+TRAIN_FILE = "TRAIN_FILE"
+_FILES = {"train": TRAIN_FILE, "eval": "DEV_FILE"}
 RULE = (
     "positions in proportion to each layer's gate (the sum of |gate| over its positions), rounded by largest "
     "remainders, lower layer first on equal remainders, minimum 0"
@@ -96,9 +99,11 @@ def train_command(
     """The words of the `prefixtune train` command that trains the variable prefix.
 
     `settings` are those of the run that trained the probed prefix: same data, same seed, same everything but the
-    method. None, where no run is recorded: the training file is then left to the user, as `TRAIN_FILE`.
+    method. None, where no run is recorded: the training file is then left to the user, as `TRAIN_FILE`, and so are the
+    files of a run of `prefixtune reproduce`, which reads its corpora another way.
     """
-    given = {"model": model, "task": task, "train": "TRAIN_FILE", **(settings or {})}
+    given = {"model": model, "task": task, "train": TRAIN_FILE, **(settings or {})}
+    given |= {role: file for role, file in _FILES.items() if corpora.is_part(given.get(role))}
     words = ["prefixtune", "train"]
     for config in (RunConfig, PTuningV2):
         for setting in dataclasses.fields(config):

@@ -111,8 +111,7 @@ def judged(sides: Sequence[Sides]) -> str:
         parts += [_tagged(one) for one in side.shown if isinstance(one.gold, list)]
         classes = [one for one in side.shown if not isinstance(one.gold, list)]
         if classes:
-            texts = [" / ".join(str(v) for k, v in one.row.items() if k != "label") for one in classes]
-            rows = [(_cut(text), one.gold, one.answer) for text, one in zip(texts, classes, strict=True)]
+            rows = [(_cut(one.text), one.gold, one.answer) for one in classes]
             parts.append(table(("text", "gold", "prefix"), rows))
     return "".join(parts)
 

@@ -20,8 +20,8 @@ from prefixtune.probe import lengths, page, picture, samples, tables
 from prefixtune.probe.lengths import VariablePrefix
 from prefixtune.probe.reading import Group, Reading, check, read_gates
 from prefixtune.tasks import Table
-from prefixtune.tasks.classification import Classification
 from prefixtune.tasks.tagging import Tagging
+from prefixtune.tasks.task import HeadTask
 from prefixtune.training import results
 
 AVERAGE = "every example counts once; within an example, every real token"
@@ -173,7 +173,7 @@ def _count(group: Group) -> str:
 
 def _samples(loaded: Loaded, name: str, table: Table, answers: Sequence[Any]) -> str:
     task = loaded.tasks[name]
-    if isinstance(task, Classification | Tagging):
+    if isinstance(task, HeadTask):
         key = page.note("Orange: not the gold tag.") if isinstance(task, Tagging) else ""
         return key + page.judged(samples.judged(task, table, answers, _SAMPLES))
     decoding = evaluation.trained_decoding(loaded.metadata[name])
@@ -192,7 +192,7 @@ def _report(
         ("Metrics", _metrics(found.scores, facts, metadata, count)),
         ("Gates", gates),
         (f"Gates by {reading.by}", _groups(reading, pictures)),
-        ("Variable prefix", _variable(found, record)),
+        ("Variable prefix", _variable(found)),
         ("Training", page.image(curves, "loss and metric over steps") if curves else ""),
         ("Samples", shown),
         ("Configuration: the run", page.facts(record.settings or {})),
@@ -245,8 +245,9 @@ def _groups(reading: Reading, pictures: Mapping[str, bytes]) -> str:
     return "".join(parts)
 
 
-def _variable(found: Probe, record: Record) -> str:
+def _variable(found: Probe) -> str:
     variable = found.variable
     told = f"{variable.budget:,} positions in all (budget {variable.ratio:g} × {variable.fixed:,}): {lengths.RULE}."
-    missing = "" if record.settings else page.note("No run is recorded beside the prefix: put its data for TRAIN_FILE.")
+    open_ended = page.note("No file is recorded beside the prefix: put its data for the names in capitals.")
+    missing = open_ended if lengths.TRAIN_FILE in found.command else ""
     return page.note(told) + page.code(lengths.shell_line(found.command)) + missing

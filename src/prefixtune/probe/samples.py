@@ -9,8 +9,8 @@ from typing import Any
 from prefixtune import evaluation
 from prefixtune.evaluation import Loaded
 from prefixtune.tasks import Decoding, Table
-from prefixtune.tasks.classification import Classification
 from prefixtune.tasks.tagging import OUTSIDE, Tagging
+from prefixtune.tasks.task import HeadTask
 from prefixtune.tasks.text2text import grouped
 
 _TOKENS = 96
@@ -19,11 +19,26 @@ _TOKENS = 96
 
 @dataclass(frozen=True)
 class Judged:
-    """An example with its gold and its found answer, as strings (classification) or lists of tags (tagging)."""
+    """An example with its gold and its found answer: labels, numbers of choices, or lists of tags (tagging)."""
 
     row: dict[str, Any]
     gold: Any
     answer: Any
+
+    @property
+    def text(self) -> str:
+        """The texts of the example in one line, marked spans in brackets, choices by their numbers."""
+        sides = (("text", "spans"), ("text_pair", "spans_pair"))
+        texts = [_marked(self.row[text], self.row.get(spans, ())) for text, spans in sides if text in self.row]
+        choices = [f"{number}: {choice}" for number, choice in enumerate(self.row.get("choices", ()))]
+        return " / ".join(texts + choices)
+
+
+def _marked(text: str, spans: Sequence[tuple[int, int]]) -> str:
+    brackets = [(start, "[") for start, _ in spans] + [(end, "]") for _, end in spans]
+    for place, bracket in sorted(brackets, key=lambda pair: (-pair[0], pair[1])):
+        text = text[:place] + bracket + text[place:]
+    return text
 
 
 @dataclass(frozen=True)
@@ -45,11 +60,11 @@ class Text:
     references: list[str]
 
 
-def judged(task: Classification | Tagging, table: Table, answers: Sequence[Any], most: int) -> list[Sides]:
+def judged(task: HeadTask, table: Table, answers: Sequence[Any], most: int) -> list[Sides]:
     """Wrong and right answers on the prepared `table`, at most `most` of each, in the order of the data."""
     found = []
     for row, answer in zip(table.rows, answers, strict=True):
-        gold = row["label"] if isinstance(task, Classification) else row["tags"]
+        gold = row["tags"] if isinstance(task, Tagging) else row["label"]
         if isinstance(task, Tagging):  # a word that was cut off got no answer, which is one: no entity there
             answer = [*answer, *[OUTSIDE] * (len(gold) - len(answer))]
         found.append(Judged(row, gold, answer))

@@ -152,3 +152,9 @@ class Experiment:
     axis: str | None = None
     sweeps: str | None = None
     notes: str = ""
+
+    def runs(self, arm: Arm) -> int:
+        """How many runs an arm makes in a cell, as the paper has it: without a search."""
+        if isinstance(arm, Counted):
+            return 1
+        return self.subsets * (1 if isinstance(arm, Ensemble) else self.seeds)

@@ -46,13 +46,13 @@ class Material:
     def data(self, *, tested: bool, size: int | None, draw: int, dev_share: float) -> Data:
         """The tables of one run; a trial (`tested=False`) never sees the test data.
 
-        Raises DataError when there are fewer rows than `size`.
+        Raises DataError when there are fewer training examples than `size`; of development data, all are taken then.
         """
         train, dev = self.train, self.dev
         if size is not None:
             seed = f"{self.corpus} {size} {draw}"
             train = subset(train, size, f"train {seed}")
-            dev = subset(dev, max(round(size * dev_share), 1), f"dev {seed}")
+            dev = subset(dev, min(max(round(size * dev_share), 1), examples(dev)), f"dev {seed}")
         tests = self.tests if tested else {}
         tables = {"train": train, "eval": dev, **{f"test {name}": table for name, table in tests.items()}}
         facts = {role: _facts(table) for role, table in tables.items()}
@@ -95,6 +95,8 @@ def folders(experiment: Experiment, options: Options) -> dict[str, Place]:
             found[name] = Place(own, own=True)
         elif plain:
             found[name] = Place(plain[0], own=len(wanted) == 1)
+        elif options.corpora:
+            raise ConfigError(f"no data given for {name}; name its folder with --data {name}=FOLDER")
     return found
 
 
@@ -118,9 +120,9 @@ def read(
     train, dev, *tests = (task.prepared(table) for table in (splits.train, splits.dev, *splits.tests.values()))
     held_out = "dev" in splits.tests  # SuperGLUE: what is reported must not choose
     if held_out:
-        dev, train = halves(train, max(len(train) // 10, 1), f"{corpus} held out")
+        dev, train = halves(train, max(examples(train) // 10, 1), f"{corpus} held out")
     if limit is not None:
-        train = subset(train, min(limit, len(train)), f"{corpus} train")
+        train = subset(train, min(limit, examples(train)), f"{corpus} train")
         tests = [first_inputs(table, limit, f"{corpus} test") for table in tests]
     if (most := dev_limit or limit) is not None:
         dev = first_inputs(dev, most, f"{corpus} dev")
@@ -130,29 +132,43 @@ def read(
     )
 
 
+def examples(table: Table) -> int:
+    """How many there are to draw from: a row each, but all answers to a question of MultiRC are one."""
+    return len(set(_examples(table)))
+
+
 def subset(table: Table, count: int, seed: str) -> Table:
-    """`count` rows drawn by `seed`, in the table's own order. Raises DataError when there are not so many."""
-    if count > len(table):
-        raise DataError(f"{table.name} has {len(table)} rows; {count} were to be drawn")
-    return _rows(table, sorted(random.Random(seed).sample(range(len(table)), count)))
+    """`count` examples drawn by `seed`, in the table's own order. Raises DataError when there are not so many."""
+    if count > examples(table):
+        raise DataError(f"{table.name} has {examples(table)} examples; {count} were to be drawn")
+    return halves(table, count, seed)[0]
 
 
 def halves(table: Table, count: int, seed: str) -> tuple[Table, Table]:
-    """`count` rows drawn by `seed`, and the others."""
-    drawn = set(random.Random(seed).sample(range(len(table)), count))
-    return _rows(table, sorted(drawn)), _rows(table, [place for place in range(len(table)) if place not in drawn])
+    """`count` examples drawn by `seed`, and the others."""
+    return _drawn(table, _examples(table), count, seed)
 
 
 def first_inputs(table: Table, count: int, seed: str) -> Table:
-    """The rows of `count` inputs drawn by `seed`: all references of a source stay together."""
-    keys = [row.get("source", index) for index, row in enumerate(table.rows)]
-    every = list(dict.fromkeys(keys))
-    kept = set(random.Random(seed).sample(every, min(count, len(every))))
-    return _rows(table, [index for index, key in enumerate(keys) if key in kept])
+    """The rows of `count` inputs drawn by `seed`: references of a source and answers to a question stay together."""
+    keys = [row.get("source", key) for row, key in zip(table.rows, _examples(table), strict=True)]
+    return _drawn(table, keys, min(count, len(set(keys))), seed)[0]
 
 
-def _rows(table: Table, places: Sequence[int]) -> Table:
-    return Table(table.name, [table.rows[place] for place in places], [table.lines[place] for place in places])
+def _examples(table: Table) -> list[Any]:
+    """Of each row, what is equal in the rows of one example."""
+    return [row.get("question_id", index) for index, row in enumerate(table.rows)]
+
+
+def _drawn(table: Table, keys: Sequence[Any], count: int, seed: str) -> tuple[Table, Table]:
+    """The rows of `count` different keys, and the others."""
+    kept = set(random.Random(seed).sample(list(dict.fromkeys(keys)), count))
+    parts = [[index for index, key in enumerate(keys) if (key in kept) is wanted] for wanted in (True, False)]
+    inside, outside = (
+        Table(table.name, [table.rows[index] for index in part], [table.lines[index] for index in part])
+        for part in parts
+    )
+    return inside, outside
 
 
 def _facts(table: Table) -> dict[str, Any]:

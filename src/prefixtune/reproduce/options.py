@@ -99,6 +99,10 @@ class Options:
             for item in getattr(self, name) or ():
                 if not isinstance(item, int) or item < 1:
                     raise ConfigError(f"--{name}: {item!r} is no number of at least 1")
+        if isinstance(self.data, Mapping):  # a folder's name may look like a number
+            self.data = {name: str(folder) for name, folder in self.data.items()}
+        elif self.data is not None:
+            self.data = [str(folder) for folder in self.data]
         if isinstance(self.lr, Mapping):
             self.lr = {name: _rates(given) for name, given in self.lr.items()}
         elif self.lr is not None:
@@ -120,7 +124,9 @@ class Options:
 
 def _rates(given: Any) -> list[float]:
     """One learning rate or several, also as the words that YAML takes 1e-3 for."""
-    rates = []
+    rates: list[float] = []
+    if given in ([], ()):
+        raise ConfigError("--lr: an empty list has no learning rate; expected numbers above 0, as in 1e-3,1e-2")
     for rate in given if isinstance(given, Sequence) and not isinstance(given, str) else [given]:
         try:
             rates.append(float(rate))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefixtune import baselines, methods
+from prefixtune import baselines, corpora, methods
 from prefixtune.errors import ConfigError, ModelError, PrefixtuneError
 from prefixtune.reproduce.experiment import Arm, Base, Cell, Experiment, Trained, Variable
 from prefixtune.reproduce.material import Material
@@ -42,14 +42,16 @@ class Plan:
         """The subsets of each size; one where all data are used."""
         return range(self.options.subsets or self.experiment.subsets) if self.experiment.sizes else range(1)
 
-    def cells(self, corpora: Mapping[str, object]) -> list[Cell]:
-        """Every corpus and size, in the order of the experiment."""
-        sizes = (self.options.sizes or self.experiment.sizes) if self.experiment.sizes else (None,)
+    def cells(self, read: Mapping[str, object]) -> list[Cell]:
+        """Every corpus that was `read` and every size, in the order of the experiment."""
+        sizes: Sequence[int | None] = self.experiment.sizes and (self.options.sizes or self.experiment.sizes)
+        if self.options.quick and not self.options.sizes:
+            sizes = sizes[:1]  # the others are more than the 64 examples of a smoke run
         every = (*self.experiment.corpora, *self.experiment.more)
-        places: list[str | None] = [name for name in every if name in corpora]
+        places: list[str | None] = [name for name in every if name in read]
         lengths = None if self.options.lengths is None else tuple(self.options.lengths)
         return [
-            Cell(corpus, size, self.base, lengths) for corpus in (places or [None]) for size in sizes
+            Cell(corpus, size, self.base, lengths) for corpus in (places or [None]) for size in (sizes or [None])
         ]
 
     def recipe(self, cell: Cell) -> dict[str, Any]:
@@ -82,8 +84,9 @@ class Plan:
         if trial and self.options.trial_steps is not None:
             settings["max_steps"] = self.options.trial_steps
         return RunConfig(
-            model=self.options.model, task=material.task.kind, train=f"{cell.corpus}:train", eval=f"{cell.corpus}:dev",
-            method=kind, output=str(output), seed=seed, **_fitting(settings),
+            model=self.options.model, task=material.task.kind, train=corpora.part(material.corpus, "train"),
+            eval=corpora.part(material.corpus, "dev"), method=kind, output=str(output), seed=seed,
+            **_fitting(settings),
         )  # fmt: skip
 
 

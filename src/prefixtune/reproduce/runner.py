@@ -145,6 +145,8 @@ def _check(plan: Plan, cells: Sequence[tuple[Cell, Sequence[Arm]]], materials: M
 
 
 def _check_configs(plan: Plan, cell: Cell, arm: Trained | Variable, data: Material) -> None:
+    for draw in plan.draws:  # are there as many examples?
+        data.data(tested=False, size=cell.size, draw=draw, dev_share=plan.experiment.dev_share)
     for candidate in search.candidates(arm, plan.experiment, plan.options):
         config = plan.config(cell, arm, data, candidate, kind="", seed=plan.seeds[0], output=plan.output)
         chosen_metric(config, data.task)

@@ -169,7 +169,7 @@ def caption(found: Findings) -> list[str]:
         changed["rows"] = plan.options.methods
         told = ", ".join(f"{name} {value}" for name, value in changed.items() if value is not None)
         lines.append(f"Changed from the paper's recipe: {told or 'nothing'}.")
-        lines += [f"Recipe of {corpus}: {_recipe(found, corpus)}." for corpus in found.materials]
+        lines += [line for corpus in found.materials for line in _recipes(found, corpus)]
         if held := [corpus for corpus, one in found.materials.items() if one.held_out]:
             lines.append(
                 f"{', '.join(held)}: scored on the development set, as the papers do, since the test labels are "
@@ -188,9 +188,14 @@ def caption(found: Findings) -> list[str]:
     return lines + [f"Left out: {corpus}: {reason}" for corpus, reason in found.left_out.items()]
 
 
-def _recipe(found: Findings, corpus: str) -> str:
-    recipe = found.plan.recipe(next(row.cell for row in found.rows if row.cell.corpus == corpus))
-    return ", ".join(f"{name} {value}" for name, value in recipe.items())
+def _recipes(found: Findings, corpus: str) -> list[str]:
+    """The recipe of a corpus; one for each of several sizes where it depends on them."""
+    by_recipe: dict[str, list[int | None]] = {}
+    for cell in dict.fromkeys(row.cell for row in found.rows if row.cell.corpus == corpus):
+        told = ", ".join(f"{name} {value}" for name, value in found.plan.recipe(cell).items())
+        by_recipe.setdefault(told, []).append(cell.size)
+    few = {told: f", {', '.join(map(str, sizes))} examples" for told, sizes in by_recipe.items()}
+    return [f"Recipe of {corpus}{few[told] if len(by_recipe) > 1 else ''}: {told}." for told in by_recipe]
 
 
 def markdown(found: Findings) -> str:

@@ -61,13 +61,19 @@ def open_folder(output: Path, *, resume: bool) -> None:
     """Refuse a folder that this run must not write to; a `ConfigError` says what to do."""
     if output.exists() and not output.is_dir():
         raise ConfigError(f"--output {output} is a file; expected a folder")
-    held = [path for path in output.rglob("*") if path != output / CHECKPOINTS] if output.is_dir() else []
-    if not held:  # an empty folder of checkpoints is what a run leaves that dies before its first file
+    held = [path for path in output.rglob("*") if not _of_no_run(path, output)] if output.is_dir() else []
+    if not held:
         return
     if not (output / RUN).is_file():
         raise ConfigError(f"--output {output} is not empty and holds no run; choose another folder")
     if not resume:
         raise ConfigError(f"--output {output} already holds a run; continue it with --resume or choose another folder")
+
+
+def _of_no_run(path: Path, output: Path) -> bool:
+    """What a run leaves that dies before `run.yaml` is written: an empty folder, the record, a half-written file."""
+    half_written = path.parent == output and path.name.startswith((f".{RECORD}.", f".{RUN}."))
+    return half_written or path == output / CHECKPOINTS or (path == output / RECORD and not (output / RUN).is_file())
 
 
 def check_same_run(output: Path, settings: Mapping[str, Any], data: Mapping[str, Any]) -> None:
