@@ -14,7 +14,7 @@ import yaml
 
 from prefixtune import cli, methods
 from prefixtune.cli import main, train
-from prefixtune.cli.options import parse_structured
+from prefixtune.cli.options import column_names, parse_structured
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +205,25 @@ def test_options_that_only_sampling_reads_need_sampling(trained: Path, capsys: p
     assert "add --sample" in refused(argv, capsys)
 
 
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--beams", "0"], "beams is 0; expected at least 1"),
+        (["--max-new-tokens", "0"], "max_new_tokens is 0; expected at least 1"),
+        (["--sample", "--temperature", "0"], "temperature is 0.0; expected a number above 0"),
+        (["--sample", "--top-p", "2"], "top_p is 2.0; expected a probability above 0, at most 1"),
+        (["--batch-size", "0"], "batch_size is 0; expected at least 1"),
+        (["--batch-size", "-1"], "batch_size is -1; expected at least 1"),
+    ],
+)
+@pytest.mark.parametrize("command", ["generate", "evaluate"])
+def test_a_number_that_cannot_be_is_one_line(
+    trained: Path, capsys: pytest.CaptureFixture[str], command: str, words: list[str], complaint: str
+) -> None:
+    what = ["--prompt", "a"] if command == "generate" else ["--data", str(trained / "texts.jsonl")]
+    assert complaint in refused([command, "--prefix", str(trained / "one"), *what, *words], capsys)
+
+
 def test_the_console_command_exits_with_2_and_without_a_traceback(tmp_path: Path) -> None:
     argv = [sys.executable, "-m", "prefixtune", "train", "--method", "adaptve"]
     done = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path, timeout=120)
@@ -297,6 +316,11 @@ def test_lists_and_mappings_are_one_word(text: str, single: bool, value: object)
     assert parse_structured(text, "--x", single=single, mapping=False) == value
 
 
+@pytest.mark.parametrize("text", ["text=0,label=yes", '{"text": 0, "label": "yes"}', "{text: 0, label: yes}"])
+def test_names_of_columns_stay_as_they_are_written(text: str) -> None:
+    assert column_names(text) == {"text": "0", "label": "yes"}
+
+
 # --- the other commands ------------------------------------------------------------------------------------------
 
 
@@ -327,6 +351,32 @@ def test_evaluate_renames_columns_as_training_did(
     assert main(["evaluate", "--prefix", str(tmp_path / "out"), "--data", data]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == pytest.approx(json.loads((tmp_path / "out" / "metrics.json").read_text())["test"], rel=1e-5)
+
+
+def test_a_renamed_column_goes_before_one_that_has_its_new_name(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"text": "x", "0": row["text"], "label": row["label"]} for row in tiny.first_letter(16)]
+    data = tiny.jsonl(tmp_path / "rows.jsonl", rows)
+    argv = flags(place, tmp_path / "out", "--train", data, "--test", data, "--columns", "text=0", "--lr", "0.1")
+    assert main(argv) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "--prefix", str(tmp_path / "out"), "--data", data]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == pytest.approx(json.loads((tmp_path / "out" / "metrics.json").read_text())["test"], rel=1e-5)
+
+
+def test_a_line_of_prompts_ends_at_a_line_feed_alone(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "p.txt").write_bytes("\ufeffab\u2028c\r\nd\n".encode())
+    argv = ["generate", "--prefix", str(trained / "one"), "--input", str(tmp_path / "p.txt")]
+    capsys.readouterr()
+    assert main(argv) == 0
+    found = [json.loads(line)["source"] for line in capsys.readouterr().out.split("\n") if line]
+    assert found == ["ab\u2028c", "d"]
+    (tmp_path / "p.txt").write_bytes("caf\xe9".encode("latin-1"))
+    assert "p.txt is not UTF-8 text" in refused(argv, capsys)
 
 
 def test_generate_without_a_prefix_is_the_base_model(

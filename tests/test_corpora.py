@@ -102,6 +102,22 @@ def test_dart_has_its_relations_in_lower_case(tmp_path: Path) -> None:
     assert grouped(found.tests["test"]) == {source: ["Rovers play at the Den.", "Three wins."]}
 
 
+def test_the_words_of_a_conllx_file_stand_behind_their_numbers(tmp_path: Path) -> None:
+    lines = ["1\tWest\t_\tNNP\tNNP\t_\t2\tcompound\t_\t_\tB-GPE", "2\tBank\t_\tNNP\tNNP\t_\t0\troot\t_\t_\tI-GPE"]
+    for split in ("train", "dev", "test"):
+        write(tmp_path / f"{split}.sd.conllx", "\n".join(lines) + "\n")
+    found = corpora.find("ontonotes").read(str(tmp_path))
+    assert rows(found.train) == [{"tokens": ["West", "Bank"], "tags": ["B-GPE", "I-GPE"]}]
+
+
+def test_a_line_of_xsum_ends_at_a_line_feed_alone(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        write(tmp_path / f"{split}.source", "one\u2028still one\ntwo\n")
+        write(tmp_path / f"{split}.target", "first\nsecond\x1cstill second\n")
+    found = corpora.find("xsum").read(str(tmp_path))
+    assert [row["target"] for row in rows(found.train)] == ["first", "second\x1cstill second"]
+
+
 def summary(path: Path, url: str, first: str, rest: str) -> None:
     parts = {"URL": url, "TITLE": "t", "FIRST-SENTENCE": first, "RESTBODY": rest}
     write(path, "\n\n".join(f"[SN]{name}[SN]\n{text}" for name, text in parts.items()))

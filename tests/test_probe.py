@@ -428,6 +428,12 @@ def test_a_report_on_all_sites_of_an_encoder_decoder_names_them_in_the_command(t
     assert read_config(tmp_path / "variable")["slots"] == slots
 
 
+def test_a_batch_of_nothing_is_one_line(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(probe(place, tmp_path / "out", "--batch-size", "0")) == 2
+    assert "batch_size is 0; expected at least 1" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_words_of_the_data_are_words_in_the_report(tmp_path: Path) -> None:
     folder, _ = prefix_of(tmp_path, "bert", "tagging")
     rows = [{"tokens": ["<script>alert(1)</script>", "&amp;", "A"], "tags": ["O", "O", "B-NAME"]}]

@@ -117,6 +117,8 @@ def test_renamed_columns_replace_those_of_their_new_name() -> None:
         ("empty.jsonl", "", "is empty"),
         ("blank.csv", " \n\n", "is empty"),
         ("header.csv", "text,label\n", "is empty"),
+        ("twice.csv", "text,text,label\na,b,c\n", "line 1: two columns are called 'text'; rename one"),
+        ("half.jsonl", '{"text": "a"}\n{"text": "b\\ud83d"}\n', "line 2: half a character \\('.ud83d'\\)"),
         ("rows.parquet", "x", "unknown extension '.parquet'.*--data-format"),
     ],
 )
@@ -124,6 +126,39 @@ def test_a_malformed_file_is_named_with_its_line(tmp_path: Path, name: str, text
     with pytest.raises(DataError, match=complaint) as caught:
         tasks.read(write(tmp_path / name, text))
     assert name in str(caught.value)
+
+
+def test_an_article_longer_than_pythons_limit_of_a_field_is_read(tmp_path: Path) -> None:
+    article = "x " * 70_000
+    path = write(tmp_path / "long.csv", f"source,target\n{article},short\n")
+    assert tasks.read(path).rows == [{"source": article, "target": "short"}]
+
+
+def test_a_whole_character_written_as_two_halves_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "whole.jsonl", '{"text": "\\ud83d\\ude00"}\n')
+    assert tasks.read(path).rows == [{"text": "\N{GRINNING FACE}"}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "complaint"),
+    [
+        ("classification", {"text": ["a", "b"], "label": "x"}, 'expected a text, got \\["a", "b"\\]'),
+        ("classification", {"text": "a", "label": ["x", "y"]}, 'expected one label, got \\["x", "y"\\]'),
+        ("choice", {"text": {"a": 1}, "choices": ["b", "c"], "label": 0}, 'expected a text, got {"a": 1}'),
+        ("spans", {"text": ["abc"], "spans": [[0, 1]], "label": "x"}, 'expected a text, got \\["abc"\\]'),
+        ("text2text", {"source": "a", "target": ["good", None]}, "expected a text, got null"),
+    ],
+)
+def test_a_value_that_is_no_text_is_never_written_out_as_one(kind: str, row: dict[str, Any], complaint: str) -> None:
+    good = {
+        "classification": [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}],
+        "choice": [{"text": "a", "choices": ["b", "c"], "label": 0}],
+        "spans": [{"text": "abc", "spans": [[0, 1]], "label": label} for label in "xy"],
+        "text2text": [{"source": "a", "target": "b"}],
+    }
+    task = tasks.find(kind).learn(table(good[kind]))
+    with pytest.raises(DataError, match=f"line 1: {complaint}"):
+        task.prepared(table([row]))
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
@@ -314,6 +349,41 @@ def test_a_byte_level_tokenizer_takes_words_as_it_takes_their_text(tmp_path: Pat
     assert [word for word in feature["words"] if word is not None] == [0, 1, 2]
 
 
+def test_what_generation_is_forced_to_write_first_was_trained_first(tmp_path: Path) -> None:
+    rows = table([{"source": "ab", "target": "xyz"}])
+    task = tasks.find("text2text").learn(rows, max_target_length=4)
+    model, tokenizer = load_base(tiny.encoder_decoder(tmp_path), task)
+    model.generation_config.forced_bos_token_id = 7  # as the published BARTs have it
+    features = task.features(task.prepared(rows), model, tokenizer, window(model, tokenizer, 0))
+    batch = task.collator(model, tokenizer)(features)
+    out = model.generate(torch.tensor([features[0]["input_ids"]]), max_new_tokens=3)
+    assert out[0, :2].tolist() == batch["decoder_input_ids"][0, :2].tolist() == [0, 7]
+    assert features[0]["labels"] == [7, *tokenizer("xy")["input_ids"], tokenizer.eos_token_id]
+
+
+def test_a_text_of_all_the_positions_that_roberta_has_is_read(tmp_path: Path) -> None:
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    tokenizer = tiny.letter_tokenizer()
+    config = RobertaConfig(vocab_size=len(tokenizer), pad_token_id=1, max_position_embeddings=34, **shape)
+    model = RobertaForSequenceClassification(config)
+    room = window(model, tokenizer, 0)
+    assert room.positions == 32  # its first position comes after that of padding
+    model(input_ids=torch.full((1, 32), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        model(input_ids=torch.full((1, 33), 5))
+
+
+def test_a_length_that_holds_only_special_tokens_is_refused(tmp_path: Path) -> None:
+    from transformers import BertTokenizerFast
+
+    tokenizer = BertTokenizerFast(vocab={"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "[UNK]": 3})
+    model, _ = load_base(tiny.encoder(tmp_path), tasks.find("classification").learn(table(tiny.first_letter(8))))
+    with pytest.raises(ConfigError, match="max_length is 2; expected more than the 2 special tokens"):
+        window(model, tokenizer, 0, max_length=2)
+
+
 def test_a_long_source_is_cut_and_its_target_never(tmp_path: Path) -> None:
     rows = table([{"source": "s" * 500, "target": "t" * 20}])
     task = tasks.find("text2text").learn(rows)
@@ -385,6 +455,32 @@ def test_a_decoder_without_a_pad_token_classifies_padded_rows_as_it_does_single_
     ((order, together, _),) = batch_logits(model, features, collate, 16)
     alone = {row: logits[0] for (row,), logits, _ in batch_logits(model, features, collate, 1)}
     assert torch.allclose(together, torch.stack([alone[row] for row in order]), atol=1e-5)
+
+
+def test_padding_is_no_last_token_where_the_base_has_another_id_for_it(tmp_path: Path) -> None:
+    rows = table(tiny.first_letter(8))
+    task = tasks.find("classification").learn(rows)
+    folder = tiny.llama(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "pad_token_id": 5}))
+    model, tokenizer = load_base(folder, task)
+    features = task.features(task.prepared(rows), model, tokenizer, window(model, tokenizer, 0))
+    collate = task.collator(model, tokenizer)
+    together = torch.cat([logits for _, logits, _ in batch_logits(model, features, collate, 8)])
+    order = [row for rows_of, _, _ in batch_logits(model, features, collate, 8) for row in rows_of]
+    alone = torch.cat([logits for row in order for _, logits, _ in batch_logits(model, [features[row]], collate, 1)])
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_a_missing_language_model_head_is_refused(tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaModel
+
+    folder = tiny.llama(tmp_path)
+    config = LlamaConfig.from_pretrained(folder, tie_word_embeddings=False)
+    LlamaModel(config).save_pretrained(folder)
+    with pytest.raises(ModelError, match="lacks 1 weights of LlamaForCausalLM \\(lm_head.weight"):
+        load_base(folder, None)
+    load_base(folder, tasks.find("classification").learn(table(tiny.first_letter(8))))
 
 
 def test_without_dropout_the_base_model_in_training_mode_is_deterministic(tmp_path: Path) -> None:

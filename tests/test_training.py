@@ -352,6 +352,19 @@ def test_a_run_that_died_after_its_last_step_is_finished_by_resuming(tmp_path: P
     assert {**again, "seconds": 0} == {**found, "seconds": 0}
 
 
+def test_a_run_that_ended_inside_an_epoch_takes_no_step_more_when_it_is_resumed(tmp_path: Path, bert: str) -> None:
+    shape: dict[str, Any] = {"max_steps": 6, "schedule": "constant", "eval": None, "keep_checkpoints": True}
+    run = config(tmp_path, "classification", bert, **shape)  # four steps an epoch
+    found = train(run, method())
+    before = load_file(Path(run.output) / "prefix.safetensors")
+    for name in ("metrics.json", "prefix.safetensors", "prefix_config.json"):
+        (Path(run.output) / name).unlink()
+    again = train(run, method(), resume=True)
+    assert {**again, "seconds": 0} == {**found, "seconds": 0} and again["steps"] == 6
+    after = load_file(Path(run.output) / "prefix.safetensors")
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
 def test_patience_that_was_used_up_before_a_kill_stays_used_up(
     tmp_path: Path, bert: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

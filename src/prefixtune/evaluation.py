@@ -13,7 +13,7 @@ from prefixtune.errors import CheckpointError, ConfigError
 from prefixtune.tasks import Decoding, Table, Task, Window
 from prefixtune.tasks.decoding import generate_batch, reserve, seeded
 from prefixtune.tasks.loading import load_base, window
-from prefixtune.tasks.task import batches_by_length, tell_of_cuts
+from prefixtune.tasks.task import at_least_one, batches_by_length, tell_of_cuts
 from prefixtune.tasks.text2text import Text2Text
 
 if TYPE_CHECKING:
@@ -112,9 +112,12 @@ def evaluate(
 
 
 def trained_columns(metadata: Mapping[str, Any], table: Table) -> Table:
-    """The table with the columns renamed as in training, where it has the columns that training renamed."""
+    """The table with the columns renamed as in training, where it has the columns that training renamed.
+
+    As in training, a renamed column goes before one that has its new name already.
+    """
     stored, present = metadata.get("columns") or {}, table.columns()
-    return table.renamed({new: old for new, old in stored.items() if old in present and new not in present})
+    return table.renamed({new: old for new, old in stored.items() if old in present})
 
 
 def trained_decoding(metadata: Mapping[str, Any], **overrides: Any) -> Decoding:
@@ -141,7 +144,7 @@ def generate(
     tell_of_cuts("prompts", [len(prompt) for prompt in ids], loaded.window.inputs(keep))
     answers: list[dict[str | None, str]] = [{} for _ in prompts]
     # Rows of one prompt stay together: a batch is a whole number of prompts.
-    size = max(batch_size // len(names), 1) * len(names)
+    size = max(at_least_one(batch_size) // len(names), 1) * len(names)
     order = [job for batch in batches_by_length(_prompt_lengths(ids, names), 1) for job in _jobs_of(batch, names)]
     with seeded(decoding), torch.no_grad():
         for start in range(0, len(order), size):

@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 from prefixtune.errors import ConfigError
 
 
-def head_names(model: PreTrainedModel, bank: str) -> list[str]:
+def head_names(model: PreTrainedModel, bank: str | None = None) -> list[str]:
     """The model's children that read out the base: what stands outside it in a model without a language-model head.
 
-    `bank` is the name of the child that holds prefixes, which is neither.
+    `bank` is the name of the child that holds prefixes, which is neither; None: nothing was attached yet.
     """
     if model.get_output_embeddings() is not None or model.base_model is model:
         return []

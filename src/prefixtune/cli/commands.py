@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from prefixtune.cli import report
-from prefixtune.cli.options import parse_structured
+from prefixtune.cli.options import column_names
 from prefixtune.errors import ConfigError
 
 _BARE = "(base model)"
@@ -81,7 +81,7 @@ def evaluate(
     from prefixtune import evaluation, tasks
     from prefixtune.training import results
 
-    renames = parse_structured(columns, "--columns", single=False, mapping=True) if columns else None
+    renames = column_names(columns)
     table = tasks.read(data, split=split, subset=subset, form=data_format, columns=renames)
     loaded = evaluation.load(model, {"default": prefix}, dtype=dtype)
     if renames is None:
@@ -199,8 +199,8 @@ def _sources(given: str, columns: str | None) -> list[str]:
 
     path = Path(given)
     if path.suffix == ".txt" and path.is_file():  # plain texts, one a line
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    renames = parse_structured(columns, "--columns", single=False, mapping=True) if columns else None
+        return [line for line in tasks.readers.read_text(path).split("\n") if line.strip()]
+    renames = column_names(columns)
     table = tasks.read(given, columns=renames)
     table.require(("source",))
     return [str(row["source"]) for row in table.rows]

@@ -103,16 +103,24 @@ def _structured(hint: Any) -> dict[str, Any]:
     """How a list or a mapping is read from one word."""
     scalar = int in typing.get_args(hint)  # `position_offset` takes a number as well as a mapping
     mapping_only = all(typing.get_origin(option) in (dict, None) for option in typing.get_args(hint))
+    inner = {part for option in typing.get_args(hint) for part in typing.get_args(option)}
 
     def convert(_: Any, tokens: Sequence[Token]) -> Any:
         (token,) = tokens
-        return parse_structured(token.value, token.keyword or "", single=scalar, mapping=mapping_only and not scalar)
+        return parse_structured(
+            token.value, token.keyword or "", single=scalar, mapping=mapping_only and not scalar, words=inner == {str}
+        )
 
     one_word = {"n_tokens": 1, "accepts_keys": False, "json_list": False, "json_dict": False, "negative": ()}
     return {"converter": convert, **one_word}
 
 
-def parse_structured(text: str, option: str, *, single: bool, mapping: bool) -> Any:
+def column_names(text: str | None) -> dict[str, str] | None:
+    """The value of --columns: `source=mr,target=ref`."""
+    return parse_structured(text, "--columns", single=False, mapping=True, words=True) if text else None
+
+
+def parse_structured(text: str, option: str, *, single: bool, mapping: bool, words: bool = False) -> Any:
     """One word as a list (`3,4,5`), a mapping (`encoder=3,decoder=4`), or either as JSON; `none` is None.
 
     Args:
@@ -120,20 +128,22 @@ def parse_structured(text: str, option: str, *, single: bool, mapping: bool) -> 
         option: whose value it is, for the message.
         single: a lone value is that value, not a list of one.
         mapping: only a mapping will do.
+        words: what stands in it are names, also `2024` and `yes`.
     """
+    item = str if words else yaml.safe_load
     text = text.strip()
     if text.lower() in ("none", "null"):
         return None
     if text.startswith(("[", "{")):
         try:
-            return yaml.safe_load(text)
+            return yaml.load(text, Loader=yaml.BaseLoader if words else yaml.SafeLoader)  # the first: words alone
         except yaml.YAMLError as error:
             raise ConfigError(f"{option} {text!r} is neither JSON nor YAML") from error
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if all("=" in part for part in parts) and parts:
         pairs = (part.partition("=") for part in parts)
-        return {key.strip(): yaml.safe_load(value) for key, _, value in pairs}
+        return {key.strip(): item(value.strip()) for key, _, value in pairs}
     if mapping or any("=" in part for part in parts):
         raise ConfigError(f"{option} {text!r}: expected name=value pairs, as in source=mr,target=ref")
-    found = [yaml.safe_load(part) for part in parts]
-    return found[0] if single and len(found) == 1 else found
+    items = [item(part) for part in parts]
+    return items[0] if single and len(items) == 1 else items

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from prefixtune.cli import report
-from prefixtune.cli.options import parse_structured
+from prefixtune.cli.options import column_names
 
 
 def probe(
@@ -42,7 +42,7 @@ def probe(
     probing.check_output(output)
     lengths.check_ratio(budget)
     folder = local_folder(prefix)
-    renames = parse_structured(columns, "--columns", single=False, mapping=True) if columns else None
+    renames = column_names(columns)
     table = tasks.read(data, split=split, subset=subset, form=data_format, columns=renames)
     table = probing.first_rows(table, limit)
     loaded = evaluation.load(model, {"default": prefix}, dtype=dtype)

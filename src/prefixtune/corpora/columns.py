@@ -25,7 +25,8 @@ class Columns(Corpus):
         for names in self.files:
             paths = [folder / name for name in names]
             if any(path.is_file() for path in paths):
-                train, dev, test = (read(str(self.need(path)), form="conll") for path in paths)
+                form = "conllx" if names[0].endswith(".conllx") else "conll"
+                train, dev, test = (read(str(self.need(path)), form=form) for path in paths)
                 return Splits(train, dev, {"test": test})
         return None
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from prefixtune.corpora.corpus import Corpus, Hub, Splits, converted, numbered, read_json
 from prefixtune.errors import DataError
-from prefixtune.tasks.readers import Row, Table
+from prefixtune.tasks.readers import Row, Table, read_text
 
 SPLITS = "XSum-TRAINING-DEV-TEST-SPLIT-90-5-5.json"
 FOLDER = "bbc-summary-data"
@@ -96,7 +96,7 @@ def by_topic(splits: Splits, trained: Callable[[str], bool], tested: Callable[[s
 
 
 def _article(path: Path) -> Row:
-    parts = _PART.split(path.read_text(encoding="utf-8"))
+    parts = _PART.split(read_text(path))
     found = {name: " ".join(text.split()) for name, text in zip(parts[1::2], parts[2::2], strict=True)}
     if not {"FIRST-SENTENCE", "RESTBODY"} <= found.keys():
         raise DataError(f"{path}: expected the parts [SN]FIRST-SENTENCE[SN] and [SN]RESTBODY[SN]")
@@ -104,7 +104,8 @@ def _article(path: Path) -> Row:
 
 
 def _lines(folder: Path, split: str, need: Callable[[Path], Path]) -> Table:
-    sides = [need(folder / f"{split}.{side}").read_text(encoding="utf-8").splitlines() for side in ("source", "target")]
+    texts = [read_text(need(folder / f"{split}.{side}")) for side in ("source", "target")]
+    sides = [text.removesuffix("\n").split("\n") for text in texts]
     if len(sides[0]) != len(sides[1]):
         raise DataError(f"{folder}: {split}.source has {len(sides[0])} lines but {split}.target {len(sides[1])}")
     return numbered(f"{folder} ({split})", [{"source": s, "target": t} for s, t in zip(*sides, strict=True)])

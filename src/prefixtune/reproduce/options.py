@@ -99,10 +99,6 @@ class Options:
             for item in getattr(self, name) or ():
                 if not isinstance(item, int) or item < 1:
                     raise ConfigError(f"--{name}: {item!r} is no number of at least 1")
-        if isinstance(self.data, Mapping):  # a folder's name may look like a number
-            self.data = {name: str(folder) for name, folder in self.data.items()}
-        elif self.data is not None:
-            self.data = [str(folder) for folder in self.data]
         if isinstance(self.lr, Mapping):
             self.lr = {name: _rates(given) for name, given in self.lr.items()}
         elif self.lr is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from prefixtune.errors import DataError
 from prefixtune.tasks.readers import Table
-from prefixtune.tasks.task import Feature, HeadTask, Window, tell_of_cuts
+from prefixtune.tasks.task import Feature, HeadTask, Window, as_text, tell_of_cuts
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +61,7 @@ class Choice(HeadTask):
                     "as many in every row"
                 )
             label = _number(row["label"], self.count, table.where(index))
-            rows.append({"text": str(row["text"]), "choices": choices, "label": label})
+            rows.append({"text": as_text(row["text"], table.where(index)), "choices": choices, "label": label})
         return Table(table.name, rows, table.lines)
 
     @property

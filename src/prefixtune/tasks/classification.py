@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from prefixtune import metrics
 from prefixtune.errors import DataError, near_miss
 from prefixtune.tasks.readers import Table
-from prefixtune.tasks.task import Feature, HeadTask, Window, label_name, ordered_labels
+from prefixtune.tasks.task import Feature, HeadTask, Window, as_text, label_name, ordered_labels
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +64,8 @@ class Classification(HeadTask):
                 raise DataError(
                     f"{table.where(index)}: the label {label!r} was not seen in training{near_miss(label, self.labels)}"
                 )
-            rows.append({**{column: str(row[column]) for column in (*columns, *kept)}, "label": label})
+            texts = {column: as_text(row[column], table.where(index)) for column in (*columns, *kept)}
+            rows.append({**texts, "label": label})
         return Table(table.name, rows, table.lines)
 
     @property

@@ -57,12 +57,17 @@ def window(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prefix_length: int, max_length: int | None = None
 ) -> Window:
     """How many real tokens fit beside a prefix that occupies `prefix_length` positions."""
+    from prefixtune.positions import first_position
+
     bounds = []
     if tokenizer.model_max_length < 1_000_000:  # transformers writes 1e30 for "unknown"
         bounds.append(tokenizer.model_max_length)
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:
-        bounds.append(positions - prefix_length)
+        bounds.append(positions - prefix_length - first_position(model))
+    specials = tokenizer.num_special_tokens_to_add()
+    if max_length is not None and max_length <= specials:
+        raise ConfigError(f"max_length is {max_length}; expected more than the {specials} special tokens of each input")
     return Window(positions=min(bounds, default=None), max_length=max_length)
 
 
@@ -86,9 +91,10 @@ def _zero_dropout(config: PretrainedConfig) -> dict[str, Any]:
 
 def _refuse_holes(model: PreTrainedModel, report: dict[str, Any], model_id: str) -> None:
     """Missing weights are expected in a new head only; anywhere else the base model would be half random."""
-    inside = f"{model.base_model_prefix}."
-    has_head = model.base_model is not model
-    missing = sorted(key for key in report["missing_keys"] if key.startswith(inside) or not has_head)
+    from prefixtune.heads import head_names
+
+    heads = head_names(model)
+    missing = sorted(key for key in report["missing_keys"] if key.partition(".")[0] not in heads)
     if missing:
         raise ModelError(
             f"{model_id} lacks {len(missing)} weights of {type(model).__name__} ({', '.join(missing[:3])} ...); "
@@ -102,7 +108,7 @@ def _make_paddable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
             raise ModelError("the tokenizer has neither a pad token nor an end token; set one of them to batch texts")
         tokenizer.pad_token = tokenizer.eos_token
     config = model.config.get_text_config()
-    if config.pad_token_id is None:  # a decoder's classification head finds the last real token by it
+    if config.pad_token_id != tokenizer.pad_token_id:  # a decoder's classification head finds the last token by it
         config.pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
 
 

@@ -1,6 +1,7 @@
 """Readers: a data file, or a data set on the hub, becomes a `Table` of rows whose columns a task knows.
 
-Formats: JSONL, CSV, TSV, JSON (one list of objects), CoNLL columns (word first, tag last), or a hub data set.
+Formats: JSONL, CSV, TSV, JSON (one list of objects), CoNLL columns (word first, tag last; in .conllx the word's number
+first), or a hub data set.
 Every complaint names the file, the line and the remedy.
 """
 
@@ -13,6 +14,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +26,10 @@ Numbered = list[tuple[int, Row]]
 EXTENSIONS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv",
     ".conll": "conll", ".txt": "conll", ".bio": "conll", ".iob": "conll", ".iob2": "conll", ".conll03": "conll",
+    ".conllx": "conllx",
 }  # fmt: skip
+_ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""JSON's way to write one half of a character beyond the first 65,536; whole ones have both halves."""
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -127,14 +132,32 @@ def _read_file(path: Path, form: str | None) -> Table:
             f"{path} has the unknown extension {path.suffix!r}; expected {_known()}, or name the format with "
             f"--data-format {'|'.join(_READERS)}"
         )
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it first") from error
+    text = read_text(path)
     if not text.strip():
         raise DataError(f"{path} is empty: expected at least one row")
     numbered = _READERS[form](text, path)
+    if _ESCAPED_HALF.search(text):
+        _refuse_half_characters(numbered, path)
     return Table(str(path), [row for _, row in numbered], [number for number, _ in numbered])
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, every kind of line end as a line feed. Raises DataError when it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it first") from error
+
+
+def _refuse_half_characters(numbered: Numbered, path: Path) -> None:
+    for number, row in numbered:
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{path}, line {number}: half a character ({error.object[error.start]!a}), as in a text that was cut; "
+                "remove it"
+            ) from error
 
 
 def _read_jsonl(text: str, path: Path) -> Numbered:
@@ -175,6 +198,7 @@ def _read_tsv(text: str, path: Path) -> Numbered:
 
 
 def _delimited(text: str, path: Path, *, delimiter: str, quoting: Literal[0, 3]) -> Numbered:
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # an article may be longer than Python's own 128 KB
     reader = csv.reader(io.StringIO(text), delimiter=delimiter, quoting=quoting, strict=True)
     numbered: Numbered = []
     header: list[str] | None = None
@@ -186,6 +210,8 @@ def _delimited(text: str, path: Path, *, delimiter: str, quoting: Literal[0, 3])
                 continue
             if header is None:
                 header = [name.strip() for name in fields]
+                if twice := [name for name in header if header.count(name) > 1]:
+                    raise DataError(f"{path}, line {first}: two columns are called {twice[0]!r}; rename one")
             elif len(fields) != len(header):
                 raise DataError(
                     f"{path}, line {first}: {len(fields)} fields where the header has {len(header)} "
@@ -198,7 +224,8 @@ def _delimited(text: str, path: Path, *, delimiter: str, quoting: Literal[0, 3])
     return numbered
 
 
-def _read_conll(text: str, path: Path) -> Numbered:
+def _read_conll(text: str, path: Path, word: int = 0) -> Numbered:
+    """Words stand in the column `word`, tags in the last."""
     numbered: Numbered = []
     tokens: list[str] = []
     tags: list[str] = []
@@ -210,17 +237,18 @@ def _read_conll(text: str, path: Path) -> Numbered:
             if tokens:
                 numbered.append((first, {"tokens": tokens, "tags": tags}))
             tokens, tags = [], []
-        elif len(fields) < 2 or not fields[0] or not fields[-1]:
+        elif len(fields) < word + 2 or not fields[word] or not fields[-1]:
             raise DataError(f"{path}, line {number}: {line.strip()!r} has no tag; expected a word, then its tag last")
         else:
             first = number if not tokens else first
-            tokens.append(fields[0])
+            tokens.append(fields[word])
             tags.append(fields[-1])
     return numbered
 
 
 _READERS: dict[str, Callable[[str, Path], Numbered]] = {
     "jsonl": _read_jsonl, "json": _read_json, "csv": _read_csv, "tsv": _read_tsv, "conll": _read_conll,
+    "conllx": partial(_read_conll, word=1),  # the number of the word stands first
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from prefixtune.errors import DataError, ModelError, near_miss
 from prefixtune.tasks.readers import Table
-from prefixtune.tasks.task import Feature, HeadTask, Window, label_name, ordered_labels
+from prefixtune.tasks.task import Feature, HeadTask, Window, as_text, label_name, ordered_labels
 
 if TYPE_CHECKING:
     import torch
@@ -156,7 +156,7 @@ def _row(table: Table, index: int, *, pairs: bool) -> dict[str, Any]:
             if row.get(marks):
                 raise DataError(f"{where}: `spans_pair` marks a `text_pair`, but there is none")
             continue
-        found[column] = str(row[column])
+        found[column] = as_text(row[column], where)
         found[marks] = _spans(row.get(marks) or [], len(found[column]), f"{where}, {marks}")
     return found
 

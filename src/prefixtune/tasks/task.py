@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import functools
 import importlib.util
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -63,6 +64,15 @@ class Decoding:
     """Exponent of the length that a beam's score is divided by."""
     decode_seed: int = 0
     """Seed of the sampling."""
+
+    def __post_init__(self) -> None:
+        for name in ("beams", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if not self.temperature > 0:
+            raise ConfigError(f"temperature is {self.temperature}; expected a number above 0 (1 leaves the logits)")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p is {self.top_p}; expected a probability above 0, at most 1")
 
 
 @dataclass(frozen=True)
@@ -222,8 +232,15 @@ class HeadTask(Task):
 def batches_by_length(features: Sequence[Feature], batch_size: int) -> Iterator[list[int]]:
     """Indices of `features` in batches of similar length, the longest first (so that memory runs out at once)."""
     order = sorted(range(len(features)), key=lambda index: -len(features[index]["input_ids"]))
-    for start in range(0, len(order), batch_size):
+    for start in range(0, len(order), at_least_one(batch_size)):
         yield order[start : start + batch_size]
+
+
+def at_least_one(batch_size: int) -> int:
+    """The batch size, where it is one; else a ConfigError."""
+    if batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}; expected at least 1")
+    return batch_size
 
 
 def _a_row_each(logits: torch.Tensor, features: Sequence[Feature]) -> torch.Tensor:
@@ -291,8 +308,17 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor, *, shifted: bool) -
     return total, labels.ne(IGNORED).sum()
 
 
+def as_text(value: Any, where: str) -> str:
+    """One text, or the number that a file has in its place. Raises DataError for a list, a mapping or a null."""
+    if value is None or isinstance(value, dict | list):
+        raise DataError(f"{where}: expected a text, got {json.dumps(value, ensure_ascii=False)[:60]}")
+    return str(value)
+
+
 def label_name(value: Any, where: str) -> str:
     """A label as the string it is stored under, so that 1 in JSON and "1" in CSV are one label."""
+    if value is None or isinstance(value, dict | list):
+        raise DataError(f"{where}: expected one label, got {json.dumps(value, ensure_ascii=False)[:60]}")
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and not value.is_integer():

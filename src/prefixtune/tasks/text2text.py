@@ -18,6 +18,7 @@ from prefixtune.tasks.task import (
     Prediction,
     Task,
     Window,
+    as_text,
     batch_logits,
     tell_of_cuts,
     token_losses,
@@ -78,7 +79,7 @@ class Text2Text(Task):
     def features(
         self, table: Table, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, window: Window
     ) -> list[Feature]:
-        targets = self._targets(table, tokenizer)
+        targets = self._targets(table, model, tokenizer)
         if model.config.is_encoder_decoder:
             sources = self.prompts([row["source"] for row in table.rows], model, tokenizer, window)
             return [{"input_ids": s, "labels": t} for s, t in zip(sources, targets, strict=True)]
@@ -122,12 +123,16 @@ class Text2Text(Task):
             prompts.append(whole)
         return prompts
 
-    def _targets(self, table: Table, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    def _targets(
+        self, table: Table, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> list[list[int]]:
+        """Token ids of the targets, exactly as generation is to write them."""
         if tokenizer.eos_token_id is None:
             raise ModelError("the tokenizer has no end token, so generation could not learn to stop; set eos_token")
         encoded = tokenizer(text_target=[row["target"] for row in table.rows], add_special_tokens=False)["input_ids"]
-        keep = None if self.max_target_length is None else self.max_target_length - 1
-        return [ids[:keep] + [tokenizer.eos_token_id] for ids in encoded]
+        first = _forced_first(model)
+        keep = None if self.max_target_length is None else max(self.max_target_length - 1 - len(first), 0)
+        return [first + ids[:keep] + [tokenizer.eos_token_id] for ids in encoded]
 
     def collator(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:
         from transformers import DataCollatorForSeq2Seq
@@ -194,9 +199,15 @@ def grouped(table: Table) -> dict[str, list[str]]:
 def _text(value: Any, where: str) -> str:
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return " ".join(value)  # an article given as its sentences
-    if isinstance(value, dict | list):
-        raise DataError(f"{where}: expected a text, got {str(value)[:60]!r}")
-    return str(value)
+    return as_text(value, where)
+
+
+def _forced_first(model: PreTrainedModel) -> list[int]:
+    """What generation writes first without being asked: BART's own start, or the language in its multilingual kin."""
+    if not model.config.is_encoder_decoder or model.generation_config is None:
+        return []
+    forced = model.generation_config.forced_bos_token_id
+    return [] if forced is None else [forced]
 
 
 def _without_end(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -84,7 +84,7 @@ def fit(
     results.record_run(output, settings, data.facts, command or sys.argv, facts, origin)
     checkpoint = results.last_checkpoint(output)
     begun = time.monotonic()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.train_from(checkpoint)
     seconds = time.monotonic() - begun
     return _finish(config, adaptation, bench, trainer, metric, seconds)
 

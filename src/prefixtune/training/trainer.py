@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -26,6 +26,7 @@ from prefixtune.training.activations import Activations
 from prefixtune.training.bench import Bench
 from prefixtune.training.config import RunConfig
 
+TRAINER_STATE = "trainer_state.json"
 Judge = Callable[[Any], dict[str, float]]
 Rates = Sequence[tuple[list[nn.Parameter], float]]
 
@@ -90,6 +91,18 @@ class PrefixTrainer(Trainer):
             train_dataset=train_dataset if kept is None else kept.numbered(),
             **options,
         )
+
+    def train_from(self, checkpoint: Path | None) -> None:
+        """Train, from `checkpoint` on where there is one. One of the last step is only loaded.
+
+        Trainer would take a step more from there where the last step lies inside an epoch.
+        """
+        state = None if checkpoint is None else TrainerState.load_from_json(str(checkpoint / TRAINER_STATE))
+        if state is None or state.global_step < state.max_steps:
+            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            return
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = state
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False,
