@@ -187,6 +187,11 @@ def test_a_damaged_header_is_refused_by_name(saved: Path, text: str, words: str)
         ({"method": "prefix_tunning"}, "did you mean 'prefix_tuning'"),
         ({"options": {"length": 4, "wings": 2}}, "wings"),
         ({"slots": {"decoder.9": 4}}, "layers that the model lacks: decoder.9"),
+        ({"slots": [1]}, r"slots is '\[1\]', expected a dict"),
+        ({"slots": {"decoder.0": "7"}}, "the length of decoder.0 is '7', expected at least 1"),
+        ({"options": None}, "options is 'None', expected a dict"),
+        ({"base_model": "gpt2"}, "base_model is malformed .expected a mapping with name, model_type, shape"),
+        ({"base_model": {"name": "a", "model_type": "gpt2", "shape": "b", "fingerprints": None}}, "base_model is malf"),
         ({"slots": {"decoder.0": 7}}, r"decoder.0.key should have shape \(4, 7, 8\)"),
     ],
 )
@@ -195,6 +200,23 @@ def test_a_header_that_does_not_fit_is_refused(saved: Path, change: dict[str, An
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(pt.CheckpointError, match=words):
         pt.load(GPT2.make(), saved)
+
+
+def test_what_a_later_version_adds_of_the_base_is_passed_over(saved: Path) -> None:
+    path = saved / "prefix_config.json"
+    header = json.loads(path.read_text())
+    path.write_text(json.dumps(header | {"base_model": header["base_model"] | {"revision": "main"}}))
+    assert pt.prefixes(pt.load(GPT2.make(), saved))
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    model = attached(GPT2, "p_tuning_v2")
+    (tmp_path / "notes").write_text("mine")
+    for folder in (tmp_path / "notes", tmp_path / "notes" / "deeper"):
+        for save in (pt.save, pt.to_peft):
+            with pytest.raises(pt.CheckpointError, match="notes.* is a file; expected a folder to write to"):
+                save(model, folder)
+    assert (tmp_path / "notes").read_text() == "mine"
 
 
 def test_missing_folders_and_files_are_named(saved: Path, tmp_path: Path) -> None:

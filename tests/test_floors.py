@@ -34,6 +34,7 @@ FLOORS = {
     "initialisation": 2,
     "architectures": 2,
     "positions": 1,
+    "starts": 1,
     "seam": 2,
     "seat": 2,
     "bank": 2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 import prefixtune as pt
+from prefixtune.attention import AttentionCall, joint_attention
 
 GPT2, LLAMA, MISTRAL = zoo.BY_NAME["gpt2"], zoo.BY_NAME["llama"], zoo.BY_NAME["mistral"]
 BERT, BART, T5 = zoo.BY_NAME["bert"], zoo.BY_NAME["bart"], zoo.BY_NAME["t5"]
@@ -184,6 +186,24 @@ def test_mean_gates_read_the_mean_of_the_text(architecture: zoo.Architecture) ->
         key, value = prefix.keys_values(slot)
         real = slice(None) if call.real is None else slice(0, 6)
         close(prefix.attend(call, slot)[0][:, real], formula(call, key, value, gate)[:, real], 1e-10)
+
+
+def test_sinks_of_each_query_take_their_share_beside_a_gate() -> None:
+    """Inkling2's own function, the prefix joined to its keys, is the formula under a gate that is open."""
+    inkling = pytest.importorskip("transformers.models.inkling2.modeling_inkling2")
+    torch.manual_seed(1)
+    B, H, G, T, D = 2, 4, 2, 5, 8
+    query, key, value = (torch.randn(B, heads, T, D, dtype=torch.float64) for heads in (H, G, G))
+    module = torch.nn.Module()
+    module.num_key_value_groups = H // G
+    options = {"scaling": 0.3, "sinks": torch.randn(B, H, T, 1, dtype=torch.float64)}
+    call = AttentionCall(module, query, key, value, None, options, inkling.eager_attention_forward, causal=False)
+    prefix_key, prefix_value = torch.randn(2, G, P, D, dtype=torch.float64)
+    ungated, _ = joint_attention(call, prefix_key, prefix_value)
+    ones = torch.ones(1, T, P, dtype=torch.float64)
+    close(joint_attention(call, prefix_key, prefix_value, ones)[0], ungated, 1e-6)  # their softmax is float32's
+    without = replace(call, options={"scaling": 0.3})
+    assert (joint_attention(without, prefix_key, prefix_value, ones)[0] - ungated).abs().max() > 0.1
 
 
 def test_a_closed_gate_damps_the_model_and_does_not_restore_it() -> None:

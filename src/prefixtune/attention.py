@@ -278,10 +278,11 @@ def prepend_bias(call: AttentionCall, length: int) -> Tensor | None:
     bias = call.options.get("position_bias")
     if bias is None:
         return None
-    columns = bias.new_zeros(*bias.shape[:3], length)
-    if call.prefix_bias is not None:
-        columns = call.prefix_bias.to(bias.dtype).expand(bias.shape[0], -1, -1, -1)
-    return torch.cat([columns, bias], dim=-1)
+    if call.prefix_bias is None:
+        return torch.cat([bias.new_zeros(*bias.shape[:3], length), bias], dim=-1)
+    rows = max(len(bias), len(call.prefix_bias))
+    both = (call.prefix_bias.to(bias.dtype), bias)
+    return torch.cat([columns.expand(rows, -1, -1, -1) for columns in both], dim=-1)
 
 
 def prefix_scores(call: AttentionCall, prefix_key: Tensor) -> Tensor:
@@ -346,13 +347,17 @@ def add_mask(score: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def softmax_with_sinks(score: Tensor, options: dict[str, Any]) -> Tensor:
-    """Softmax over the last axis, in float32 at least; a model's sinks (`s_aux`, `[H]`) take their share of it."""
-    sinks = options.get("s_aux")
+    """Softmax over the last axis, in float32 at least; a model's sinks take their share of it.
+
+    They are `s_aux`, `[H]`, or, one for each query, `sinks`, `[B, H, T, 1]`.
+    """
+    sinks = options.get("s_aux") if options.get("sinks") is None else options["sinks"]
     dtype = score.dtype
     score = score.float() if dtype in (torch.float16, torch.bfloat16) else score
     if sinks is None:
         return torch.softmax(score, dim=-1).to(dtype)
-    column = sinks.to(score.dtype).view(1, -1, 1, 1).expand(*score.shape[:3], 1)
+    column = sinks.to(score.dtype)
+    column = (column if column.ndim == 4 else column.view(1, -1, 1, 1)).expand(*score.shape[:3], 1)
     return torch.softmax(torch.cat([score, column], dim=-1), dim=-1)[..., :-1].to(dtype)
 
 

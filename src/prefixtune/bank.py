@@ -53,6 +53,10 @@ class Bank(nn.Module):
         self._chosen: Sequence[str | None] | str | Default | None = Default.NEWEST
         self._chooser_thread: int | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle of the model takes: neither what is chosen just now nor who watches."""
+        return vars(self) | {"_chosen": Default.NEWEST, "_chooser_thread": None, "watchers": []}
+
     @property
     def names(self) -> list[str]:
         """The names of the prefixes, in the order they came."""

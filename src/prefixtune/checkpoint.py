@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from types import MethodType
 from typing import Any, TypeVar
 
 from huggingface_hub import snapshot_download
@@ -61,10 +60,18 @@ def save(
         "sha256": hashlib.sha256(data).hexdigest(),
         "metadata": dict(bank.metadata.get(name, {}) if metadata is None else metadata),
     }
-    folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = made_folder(directory)
     text = json.dumps(header, indent=2) + "\n"
     write_whole({folder / TENSORS: data, folder / CONFIG: text.encode()})
+
+
+def made_folder(directory: str | os.PathLike[str]) -> Path:
+    """The folder, made where it was not there. Raises CheckpointError when a file stands in its place."""
+    try:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise CheckpointError(f"{error.filename} is a file; expected a folder to write to") from error
+    return Path(directory)
 
 
 def write_whole(files: Mapping[Path, bytes]) -> None:
@@ -101,7 +108,24 @@ def read_config(directory: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path} has format {header['format']!r} but this prefixtune ({prefixtune.__version__}) reads format "
             f"{FORMAT}; use the prefixtune that wrote it ({header.get('prefixtune_version', 'unknown')})"
         )
+    _check_types(header, path)
     return header
+
+
+def _check_types(header: Mapping[str, Any], path: Path) -> None:
+    kinds = {"method": str, "options": dict, "slots": dict, "sha256": str, "name": str}
+    for key, kind in kinds.items():
+        if not isinstance(header[key], kind):
+            raise CheckpointError(
+                f"{path}: {key} is {str(header[key])[:60]!r}, expected a {kind.__name__}; restore the file"
+            )
+    for slot, length in header["slots"].items():
+        if not isinstance(length, int) or length < 1:
+            raise CheckpointError(f"{path}: the length of {slot} is {length!r}, expected at least 1; restore the file")
+    try:
+        Identity.from_json(header["base_model"])
+    except ValueError as error:
+        raise CheckpointError(f"{path}: base_model is malformed ({error}); restore the file") from error
 
 
 def read_prefix(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -176,7 +200,7 @@ def method_from(header: Mapping[str, Any]) -> Method:
 
 
 def _check_base(header: Mapping[str, Any], ours: Identity, where: object) -> None:
-    theirs = Identity(**header["base_model"])
+    theirs = Identity.from_json(header["base_model"])
     if not theirs.is_same_base(ours):
         raise CheckpointError(
             f"{where} is a prefix for {theirs.named()}, but this model is {ours.named()}; load the base that it was "
@@ -227,7 +251,7 @@ def replace_save_pretrained(model: PreTrainedModel) -> None:
     bank = bank_of(model)
     if "save_pretrained" in vars(model):
         return
-    _override(model, bank, "save_pretrained", MethodType(_save_pretrained, model))
+    _override(model, bank, "save_pretrained", partial(_save_pretrained, model))
     # Trainer warns of every base weight that a checkpoint of ours does not hold, unless it is told so.
     base_keys = [key for key in model.state_dict() if not key.startswith(f"{BANK}.")]
     _override(model, bank, "_keys_to_ignore_on_save", base_keys)

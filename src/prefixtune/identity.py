@@ -33,6 +33,14 @@ class Identity:
         """As it stands in `prefix_config.json`."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, given: Any) -> Identity:
+        """The inverse of `to_json`; what a later version adds is passed over. Raises ValueError for anything else."""
+        kinds = {"name": str, "model_type": str, "shape": str, "fingerprints": dict}
+        if not isinstance(given, dict) or not all(isinstance(given.get(key), kind) for key, kind in kinds.items()):
+            raise ValueError(f"expected a mapping with {', '.join(kinds)}, got {str(given)[:60]}")
+        return cls(**{key: given[key] for key in kinds})
+
     def named(self) -> str:
         """For messages: `gpt2 'my-model' (shape 1a2b3c4d, weights 5e6f7a8b)`."""
         weights = next(iter(self.fingerprints.values()), "unknown")[:8]

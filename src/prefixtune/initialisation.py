@@ -83,6 +83,7 @@ def text_keys_values(
     """The keys and values of the first tokens of `ids` `[1, n]` in every slot, as the attention sees them.
 
     A text shorter than a slot's length is read again from its start. Decoders read it at positions 0, 1, ...
+    On the CPU, where a prefix is built before it goes to the model's device.
     """
     seen: dict[str, KeysValues] = {}
     turns: dict[nn.Module, int] = {}
@@ -92,7 +93,7 @@ def text_keys_values(
     def record(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *rest: object) -> None:
         turn = turns.get(module, 0)
         turns[module] = turn + 1
-        seen[names[paths[module], turn]] = (key[0].to(dtype), value[0].to(dtype))
+        seen[names[paths[module], turn]] = (key[0].to("cpu", dtype), value[0].to("cpu", dtype))
 
     if model.main_input_name != "input_ids":
         raise ConfigError(

@@ -26,7 +26,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from prefixtune import geometry, seating
 from prefixtune.bank import Bank, bank_of, check_name
-from prefixtune.checkpoint import replace_save_pretrained, write_whole
+from prefixtune.checkpoint import made_folder, replace_save_pretrained, write_whole
 from prefixtune.errors import CheckpointError, ConfigError, ModelError
 from prefixtune.geometry import SITES, Geometry, Layer
 from prefixtune.methods.p_tuning_v2 import PTuningV2
@@ -81,8 +81,7 @@ def to_peft(model: PreTrainedModel, directory: str | os.PathLike[str], name: str
         "modules_to_save": list(bank.heads_of(name)) or None,
     }
     data = tensor_bytes({key: value.detach().contiguous().cpu() for key, value in tensors.items()}, {"format": "pt"})
-    folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = made_folder(directory)
     write_whole({folder / TENSORS: data, folder / CONFIG: (json.dumps(config, indent=2) + "\n").encode()})
 
 

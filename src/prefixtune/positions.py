@@ -19,18 +19,23 @@ def bias_source(attention: nn.Module, stack: nn.Module) -> Any:
     raise ModelError(f"{type(stack).__name__} adds a position bias of an unknown kind; use position_offset=0")
 
 
-def text_mask(given: Any) -> Tensor | None:
-    """A 2D padding mask as `[B, S]`; a prepared 4D mask gives what the last query sees."""
+def text_mask(given: Any, past: int, length: int, window: int | None) -> Tensor | None:
+    """A 2D padding mask as `[B, S]`, also from the 4D mask that was prepared for `length` queries behind `past` keys.
+
+    There the last query sees all of the text, unless a sliding window cuts it. Then a query tells of itself, and the
+    first one of the keys before it that are in its window; keys that left the window count as text.
+    """
     if isinstance(given, dict):
-        given = given.get("full_attention")
-    if not isinstance(given, Tensor):
+        given = given.get("full_attention", given.get("sliding_attention"))
+    if not isinstance(given, Tensor) or given.ndim not in (2, 4):
         return None
     if given.ndim == 2:
         return given
-    if given.ndim == 4:
-        last = given[:, 0, -1]
-        return (last if last.dtype == torch.bool else last == 0).long()
-    return None
+    seen = given[:, 0] if given.dtype == torch.bool else given[:, 0] == 0  # [B, T, S]
+    if window is None or seen.shape[2] <= window:
+        return seen[:, -1].long()
+    left = torch.arange(past, 0, -1, device=given.device) >= window
+    return torch.cat([seen[:, 0, :past] | left, seen[:, :, past:].diagonal(dim1=1, dim2=2)], dim=1).long()
 
 
 def real_positions(tokens: Tensor, mask: Tensor | None, past: int) -> Tensor:

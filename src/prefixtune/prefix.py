@@ -74,9 +74,16 @@ class Method(ABC):
             raise ConfigError(f"dropout={self.dropout}: expected a probability in [0, 1)")
         if self.window not in WINDOWS:
             raise ConfigError(f"window={self.window!r} is unknown{near_miss(self.window, WINDOWS)}")
-        for site in self.sites or ():
-            if site not in SITES:
-                raise ConfigError(f"sites: {site!r} is unknown{near_miss(site, SITES)}")
+        places = {"lengths": self.lengths, "position_offset": self.position_offset}
+        by_site = {name: tuple(given) for name, given in places.items() if isinstance(given, Mapping)}
+        for name, sites in {"sites": self.sites or (), **by_site}.items():
+            for site in sites:
+                if site not in SITES:
+                    raise ConfigError(f"{name}: {site!r} is unknown{near_miss(site, SITES)}")
+        offset = self.position_offset
+        for given in offset.values() if isinstance(offset, Mapping) else [offset]:
+            if given is not None and given < 0:
+                raise ConfigError(f"position_offset={given}: no token stands before position 0; expected 0 or more")
 
     @classmethod
     def name(cls) -> str:
@@ -119,6 +126,9 @@ def plan(method: Method, geometry: Geometry, length: int | None) -> tuple[Slot, 
     for site in sites:
         if site not in geometry.sites:
             raise ConfigError(f"{geometry.model_class} has no {site!r} attention; it has: {', '.join(geometry.sites)}")
+    for site in method.lengths if isinstance(method.lengths, Mapping) else ():
+        if site not in sites:
+            raise ConfigError(f"lengths names {site!r}, which gets no prefix; expected some of: {', '.join(sites)}")
     slots = [slot for site in sites for slot in _plan_site(method, geometry, site, length)]
     if not slots:
         raise ConfigError("no layer gets a prefix: every length is 0 or `layers` is empty; give at least one layer")
@@ -312,8 +322,7 @@ def random_keys(slots: Sequence[Slot], std: float, dtype: torch.dtype) -> dict[s
 def _offset(method: Method, slots: Sequence[Slot], site: str) -> int:
     """Where the first real token stands in the encoder or decoder stack."""
     given = method.position_offset
-    if isinstance(given, Mapping):
-        return given.get(site, 0)
+    given = given.get(site) if isinstance(given, Mapping) else given
     if given is not None:
         return given
     decoder_only = site == "decoder" and not slots[0].layer.encoder_decoder

@@ -14,14 +14,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers.cache_utils import Cache
 
-from prefixtune import packing
+from prefixtune import packing, starts
 from prefixtune.attention import AttentionCall
 from prefixtune.errors import ConfigError, ModelError
 from prefixtune.gating import Origin, normed, norms_of
@@ -100,10 +99,11 @@ class Forward:
 class Stack:
     """The state of one stack of layers: its hooks, and the forward now running in each thread."""
 
-    def __init__(self, chooser: Chooser, module: nn.Module, site: str) -> None:
+    def __init__(self, chooser: Chooser, module: nn.Module, site: str, window: int | None = None) -> None:
         self.chooser = chooser
         self.module = module
         self.site = site  # 'encoder' or 'decoder'
+        self.window = window  # the narrowest of its sliding windows
         self.sites = ("decoder", "cross") if site == "decoder" else (site,)
         self.first_position = first_position(module)
         self.parameters = tuple(inspect.signature(module.forward).parameters)
@@ -112,9 +112,12 @@ class Stack:
         self.can_move = self.takes_positions or bool(self.tables) or has_relative_bias(module)
         self.position_limit = learned_positions(module)
         self._running: dict[int, Forward] = {}
-        self._starts: WeakKeyDictionary[Cache, dict[str, Tensor]] = WeakKeyDictionary()
         self._checkpointing: dict[int, list[tuple[nn.Module, Any]]] = {}
         self._listening: dict[int, list[RemovableHandle]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle of the model takes: no forward that is running."""
+        return vars(self) | {"_running": {}, "_checkpointing": {}, "_listening": {}}
 
     def running(self) -> Forward | None:
         """The forward now running in this thread."""
@@ -136,6 +139,7 @@ class Stack:
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Forward pre-hook of the stack: choose prefixes for the rows and move the positions behind them."""
+        self._end(threading.get_ident())  # of a forward that Ctrl-C broke off: torch calls no hook behind that
         self.chooser.keep_names()
         named = dict(zip(self.parameters, args, strict=False)) | kwargs
         tokens = self._tokens(named)
@@ -171,12 +175,7 @@ class Stack:
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Forward hook of the stack, called after an error too: close the forward."""
-        forward = self._running.pop(threading.get_ident(), None)
-        packing.running.set(None)
-        for layer, function in self._checkpointing.pop(threading.get_ident(), []):
-            vars(layer)["_gradient_checkpointing_func"] = function
-        for handle in self._listening.pop(threading.get_ident(), []):
-            handle.remove()
+        forward = self._end(threading.get_ident())
         if forward is None or output is None:
             return
         if not forward.turns and any(group.prefix is not None for group in forward.groups):
@@ -187,23 +186,42 @@ class Stack:
         if forward.starts:
             cache = forward.cache if forward.cache is not None else getattr(output, "past_key_values", None)
             if cache is not None:
-                self._starts[cache] = {name: start.detach() for name, start in forward.starts.items()}
+                starts.keep(cache, {name: start.detach() for name, start in forward.starts.items()})
+
+    def close(self) -> None:
+        """End what is left of any forward: the stack gives its prefixes back."""
+        for thread in {*self._running, *self._checkpointing, *self._listening}:
+            self._end(thread)
+
+    def _end(self, thread: int) -> Forward | None:
+        """Undo what `enter` did in this thread; its forward, if one was running."""
+        packing.running.set(None)
+        for layer, function in self._checkpointing.pop(thread, []):
+            vars(layer)["_gradient_checkpointing_func"] = function
+        for handle in self._listening.pop(thread, []):
+            handle.remove()
+        return self._running.pop(thread, None)
 
     def start(self, forward: Forward, slot: Slot, hidden: Tensor) -> Tensor:
         """The hidden state `[B, d]` of each row's first real token at one layer, kept for a whole generation."""
+        if slot.key in forward.starts:
+            return forward.starts[slot.key]
+        now = _first_real(hidden, None if forward.mask is None else forward.mask[:, -hidden.shape[1] :])
         if forward.past:
-            known = self._starts.get(forward.cache, {}) if forward.cache is not None else {}
+            known = starts.kept(forward.cache)
             if slot.key not in known:
                 raise ConfigError(
                     "gate_input='first' reads the first token of the text, but this cache was filled without the "
                     "prefix; run the whole text once under the prefix, or use gate_input='token'"
                 )
-            kept = known[slot.key]  # of as many rows, or of fewer: a search copies a cache for its beams
-            forward.starts[slot.key] = kept.repeat_interleave(len(hidden) // len(kept), dim=0)
-        elif slot.key not in forward.starts:
-            first = forward.mask.int().argmax(-1) if forward.mask is not None else hidden.new_zeros(len(hidden)).long()
-            forward.starts[slot.key] = hidden[torch.arange(len(hidden), device=hidden.device), first]
-        return forward.starts[slot.key]
+            before = known[slot.key]  # of as many rows, or of fewer: a search copies a cache for its beams
+            before = before.repeat_interleave(len(hidden) // len(before), dim=0)
+            if forward.mask is None:
+                now = before
+            else:  # a row that was all padding so far begins here
+                now = torch.where(forward.mask[:, : forward.past].any(-1, keepdim=True), before, now)
+        forward.starts[slot.key] = now
+        return now
 
     def _tokens(self, named: dict[str, Any]) -> Tensor:
         """The stack's input, `[B, T, ...]`."""
@@ -215,13 +233,17 @@ class Stack:
     def _open(self, groups: list[Group], named: dict[str, Any], tokens: Tensor) -> Forward:
         cache = named.get("past_key_values")
         past = int(cache.get_seq_length()) if isinstance(cache, Cache) else 0
-        mask = text_mask(named.get("attention_mask"))
+        T, given = tokens.shape[1], named.get("attention_mask")
+        mask = text_mask(given, past, T, self.window)
         if mask is not None and mask.shape[1] < past + tokens.shape[1]:
             mask = torch.cat([mask.new_ones(len(mask), past + tokens.shape[1] - mask.shape[1]), mask], dim=1)
         if mask is not None and mask.shape[1] > past + tokens.shape[1]:
             mask = mask[:, : past + tokens.shape[1]]
         prefixed = any(group.prefix is not None for group in groups)
         positions = real_positions(tokens, mask, past) if prefixed and tokens.ndim < 4 else None
+        known, prepared = named.get("position_ids"), not isinstance(given, Tensor) or given.ndim == 4
+        if positions is not None and self.window is not None and prepared and known is not None and known.ndim == 2:
+            positions = known.expand_as(positions)  # a prepared mask may not tell of padding that left the window
         return Forward(groups, tokens.shape[0], past, mask, positions, cache if isinstance(cache, Cache) else None)
 
     def _must_place(self, forward: Forward, named: dict[str, Any]) -> bool:
@@ -307,6 +329,12 @@ class Stack:
                 return run(*inner)
 
         return function(rerun, *args)
+
+
+def _first_real(hidden: Tensor, mask: Tensor | None) -> Tensor:
+    """The hidden states `[B, d]` of each row's first token of text, from `[B, T, d]` and the mask `[B, T]`."""
+    first = hidden.new_zeros(len(hidden)).long() if mask is None else mask.int().argmax(-1)
+    return hidden[torch.arange(len(hidden), device=hidden.device), first]
 
 
 def _open_packed(groups: list[Group], packed: Packing) -> Forward:

@@ -133,14 +133,18 @@ class Seat:
         return call
 
     def _prefix_bias(self, prefix: Prefix, slot: Slot, call: AttentionCall, forward: Forward) -> Tensor | None:
-        """A relative position bias `[1, H, T, P]` for a prefix that stands at positions before the text."""
+        """A relative position bias `[B|1, H, T, P]` for a prefix that stands at positions before the text."""
         offset = prefix.offsets[self.stack.site]
         if not offset or call.options.get("position_bias") is None or slot.layer.site == "cross":
             return None
         source = bias_source(call.module, self.stack.module)
-        T, seen = call.query.shape[2], forward.past + offset
-        bias = source.compute_bias(T, seen + T, device=call.query.device, past_seen_tokens=seen)
-        return bias[..., : slot.length]
+        T, past, device = call.query.shape[2], forward.past, call.query.device
+        if forward.mask is None or forward.positions is None:
+            bias = source.compute_bias(T, past + offset + T, device=device, past_seen_tokens=past + offset)
+            return bias[..., : slot.length]
+        # Where padding may stand to the left: of every position, and then those where each row's tokens are.
+        bias = source.compute_bias(past + T, past + offset + T, device=device, past_seen_tokens=offset)
+        return bias[0, :, forward.positions, : slot.length].transpose(0, 1)
 
 
 def scrolled(prefix: Prefix, slot: Slot, forward: Forward) -> Tensor | None:

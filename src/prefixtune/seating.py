@@ -60,6 +60,12 @@ def seat(model: PreTrainedModel) -> Bank:
         )
     if isinstance(model._modules.get(BANK), Bank):
         return bank_of(model)
+    devices = sorted({str(parameter.device) for parameter in model.parameters()})
+    if len(devices) > 1:
+        raise ModelError(
+            f"{type(model).__name__} is spread over {', '.join(devices)}, but a prefix needs its model on one device; "
+            "load it there, e.g. with device_map={'': 0}"
+        )
     before = _tiny_output(model)  # the model as it is, before anything is routed
     undo: list[Callable[[], object]] = []
     try:
@@ -143,8 +149,10 @@ def _seat_stack(model: PreTrainedModel, bank: Bank, path: str) -> None:
     module = model.get_submodule(path)
     layers = [layer for layer in bank.geometry.layers if layer.stack == path]
     site = "encoder" if layers[0].site == "encoder" else "decoder"
-    stack = Stack(bank, module, site)
+    windows = [layer.window for layer in layers if layer.window is not None]
+    stack = Stack(bank, module, site, min(windows, default=None))
     bank.stacks.append(stack)
+    bank.undo.append(stack.close)
     bank.undo.append(module.register_forward_pre_hook(stack.enter, with_kwargs=True).remove)
     bank.undo.append(module.register_forward_hook(stack.leave, always_call=True).remove)
     for table in stack.tables:

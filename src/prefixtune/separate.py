@@ -29,7 +29,8 @@ def separate_attention(
         alone = kernel.prefix_attention(query, prefix_key, prefix_value, call.scale)  # [B, H, T, Dv]
     else:
         score = add_mask(prefix_scores(replace(call, query=query), prefix_key), call.prefix_mask)
-        alone = mix_prefix_values(softmax_with_sinks(score, {}), prefix_value)
+        shares = softmax_with_sinks(score, {}).masked_fill(~call.prefix_mask, 0.0)  # where none is left, a mean of all
+        alone = mix_prefix_values(shares, prefix_value)
     if factor is not None:
         alone = alone * factor.to(out.dtype).view(1, -1, 1, 1)
     return out + alone.transpose(1, 2), weights

@@ -144,7 +144,7 @@ class InfixPrefix(Prefix):
             self.seen_from = 0.0 if past else float(T - 1)
         positions, mask = kwargs.get("position_ids"), kwargs.get("attention_mask")
         if positions is None:
-            positions = real_positions(ids, text_mask(mask), past)
+            positions = real_positions(ids, text_mask(mask, past, ids.shape[1], None), past)
         if mask is None:  # without one, the leap in the positions would be that of a packed row
             mask = torch.ones(len(ids), past + T, dtype=torch.long, device=ids.device)
         moved = positions + self.longest * self._behind(T, ids.device).long()

@@ -136,7 +136,7 @@ def parse_structured(text: str, option: str, *, single: bool, mapping: bool, wor
         return None
     if text.startswith(("[", "{")):
         try:
-            return yaml.load(text, Loader=yaml.BaseLoader if words else yaml.SafeLoader)  # the first: words alone
+            return yaml.load(text, yaml.BaseLoader) if words else yaml.safe_load(text)  # noqa: S506 - strings alone
         except yaml.YAMLError as error:
             raise ConfigError(f"{option} {text!r} is neither JSON nor YAML") from error
     parts = [part.strip() for part in text.split(",") if part.strip()]

@@ -1,0 +1,180 @@
+"""Forwards that Ctrl-C broke off, copies of a model and of a cache, and caches of other kinds: nothing is left behind,
+nothing is taken along that should not be."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+from typing import Any
+
+import pytest
+import torch
+import zoo
+from test_contract import attached, close, generate, logits
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+import prefixtune as pt
+
+LLAMA, MISTRAL, T5 = zoo.BY_NAME["llama"], zoo.BY_NAME["mistral"], zoo.BY_NAME["t5"]
+
+
+# Ctrl-C
+
+
+def hooks(model: PreTrainedModel) -> list[int]:
+    return [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
+
+
+def break_off(model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
+    """A forward that ends in the second layer, as Ctrl-C would end it."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    handle = model.model.layers[1].register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model(**inputs)
+    handle.remove()
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("then", ["run", "detach"])
+def test_a_forward_that_was_broken_off_leaves_nothing_behind(checkpointed: bool, then: str) -> None:
+    model, inputs = LLAMA.make(), zoo.inputs_for(LLAMA)
+    if checkpointed:
+        newer = "activation_checkpointing_enable"
+        getattr(model, newer if newer in dir(model) else "gradient_checkpointing_enable")({"use_reentrant": False})
+    bare, before = logits(model, inputs), hooks(model)
+    pt.attach(model, pt.AdaptivePrefix(length=3))
+    expected = logits(model, inputs)
+    model.train()
+    functions = [vars(layer).get("_gradient_checkpointing_func") for layer in model.model.layers]
+    break_off(model, inputs)
+    if then == "run":
+        out = model(**inputs)
+        out.logits.sum().backward()
+        close(out.logits.detach(), expected)
+    pt.detach(model)
+    assert [vars(layer).get("_gradient_checkpointing_func") for layer in model.model.layers] == functions
+    assert hooks(model) == before
+    close(logits(model.eval(), inputs), bare, 0)
+
+
+# Copies of a model
+
+
+def test_a_copy_made_inside_using_chooses_for_itself() -> None:
+    model, inputs = attached(LLAMA, "p_tuning_v2"), zoo.inputs_for(LLAMA)
+    pt.attach(model, pt.PTuningV2(length=2), name="second")
+    newest = logits(model, inputs)
+    with pt.using(model, "default"):
+        twin = copy.deepcopy(model)
+    close(logits(twin, inputs), newest, 0)
+    found: list[Tensor] = []
+
+    def elsewhere() -> None:
+        with pt.using(twin, None):
+            found.append(logits(twin, inputs))
+
+    with pt.using(model, "default"):
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+    with pt.using(model, None):
+        close(found[0], logits(model, inputs), 0)
+
+
+@pytest.mark.parametrize("variant", ["p_tuning_v2", "prefix_tuning", "adaptive-first"])
+def test_a_pickled_model_answers_and_detaches_like_its_original(variant: str) -> None:
+    model, inputs = attached(LLAMA, variant), zoo.inputs_for(LLAMA)
+    ours = logits(model, inputs)
+    generate(model, inputs)
+    twin = pickle.loads(pickle.dumps(model))  # noqa: S301 - what was written a moment ago
+    close(logits(twin, inputs), ours, 0)
+    pt.detach(twin)
+    close(logits(twin, inputs), logits(LLAMA.make(), inputs), 0)
+    close(logits(model, inputs), ours, 0)
+
+
+def test_a_model_that_is_spread_over_devices_is_refused_in_one_line() -> None:
+    model = LLAMA.make()
+    model.lm_head.to("meta")
+    with pytest.raises(pt.ModelError, match="spread over cpu, meta, but a prefix needs its model on one device"):
+        pt.attach(model, pt.PTuningV2(length=2))
+    assert pt.prefixes(model) == []
+
+
+# Caches
+
+
+def gated_by_the_first_token() -> PreTrainedModel:
+    model = attached(LLAMA, "adaptive-first")
+    with torch.no_grad():  # far from one another, so that a wrong row shows
+        for name, parameter in model.prefixtune.named_parameters():
+            if "token_gate" in name:
+                parameter.mul_(10)
+    return model
+
+
+def continued(model: PreTrainedModel, ids: Tensor, cache: DynamicCache) -> Tensor:
+    return logits(model, {"input_ids": ids}, past_key_values=cache)[:, -1]
+
+
+def test_a_first_gate_follows_a_copy_of_its_cache_and_the_cache_s_rows() -> None:
+    model, ids = gated_by_the_first_token(), zoo.inputs_for(LLAMA)["input_ids"]
+    text, more = ids[:, :4], ids[:, 4:]
+    cache = DynamicCache(config=model.config)
+    logits(model, {"input_ids": text}, past_key_values=cache)
+    whole = logits(model, {"input_ids": ids})[:, -1]
+    assert (whole[0] - whole[1]).abs().max() > 1e-2
+    close(continued(model, more, copy.deepcopy(cache)), whole)
+    cache.batch_select_indices(torch.tensor([1, 0]))
+    close(continued(model, more.flip(0), copy.deepcopy(cache)), whole.flip(0))
+    cache.batch_select_indices(torch.tensor([0]))
+    close(continued(model, more[1:], cache), whole[1:])
+
+
+def test_a_first_gate_waits_for_the_first_token_where_a_chunk_is_all_padding() -> None:
+    model = gated_by_the_first_token()
+    padded = zoo.pad(zoo.inputs_for(LLAMA), "left", 6)
+    padded["attention_mask"][1] = 1
+    options = {"return_dict_in_generate": True, "output_logits": True}
+    whole, in_chunks = (
+        torch.stack(generate(model, padded, **options, **more).logits) for more in ({}, {"prefill_chunk_size": 4})
+    )
+    close(in_chunks, whole)
+
+
+@pytest.mark.parametrize("padding", [0, 5])
+@pytest.mark.parametrize("method", ["first", "scroll", "plain"])
+def test_a_static_cache_of_a_sliding_window_is_a_dynamic_one(method: str, padding: int) -> None:
+    model = MISTRAL.make()  # window 8
+    torch.manual_seed(1)
+    made = {
+        "first": pt.AdaptivePrefix(length=4, gate_input="first", token_gate_std=2.0),
+        "scroll": pt.PTuningV2(length=4, window="scroll"),
+        "plain": pt.PTuningV2(length=4),
+    }
+    pt.attach(model, made[method])
+    inputs = zoo.inputs_for(MISTRAL, length=20)
+    if padding:
+        inputs = zoo.pad(inputs, "left", padding)
+        inputs["attention_mask"][1] = 1
+    options = {"return_dict_in_generate": True, "output_logits": True}
+    kinds = ({}, {"cache_implementation": "static", "disable_compile": True})
+    dynamic, static = (torch.stack(generate(model, inputs, **options, **kind).logits) for kind in kinds)
+    close(static, dynamic)
+
+
+# Padding
+
+
+@pytest.mark.parametrize("offset", [0, 4])
+def test_padding_on_the_left_moves_no_relative_bias_of_a_prefix(offset: int) -> None:
+    model = T5.make()
+    torch.manual_seed(1)
+    pt.attach(model, pt.PTuningV2(length=4, sites=["encoder"], position_offset={"encoder": offset}))
+    inputs = zoo.inputs_for(T5)
+    close(logits(model, zoo.pad(inputs, "left", 6)), logits(model, inputs), 1e-5)
