@@ -11,6 +11,7 @@ import tiny
 
 from prefixtune.reproduce import material
 from prefixtune.tasks import Table
+from prefixtune.tasks.text2text import grouped
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,23 @@ def test_a_limit_keeps_all_references_of_an_input(place: Path) -> None:
     few = material.read("e2e", material.Place(str(place / "e2e"), own=True), None, 1)
     assert len({row["source"] for row in few.dev.rows}) == 1
     assert (few.train.rows, few.tests["test"].rows) == (whole.train.rows, whole.tests["test"].rows)
+
+
+def test_bertscore_is_scored_where_a_model_is_given_for_it(place: Path) -> None:
+    home = material.Place(str(place / "e2e"), own=True)
+    plain, scored = (material.read("e2e", home, None, bertscore=model) for model in (None, "m@2"))
+    assert scored.metrics == (*plain.metrics, "bertscore:m@2")
+    tags = material.read("conll04", material.Place(str(place / "conll04"), own=True), None, bertscore="m")
+    assert not any(name.startswith("bertscore") for name in tags.metrics)
+
+
+def test_bertscore_reaches_the_scores_of_the_answers(place: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bert_score")
+    model = f"{tiny.encoder(tmp_path)}@2"
+    found = material.read("e2e", material.Place(str(place / "e2e"), own=True), None, bertscore=model)
+    table = found.tests["test"]
+    told = [texts[0] for texts in grouped(table).values()]
+    assert found.score(told, table)[f"bertscore:{model}"] == pytest.approx(1, abs=1e-4)
 
 
 def test_answers_to_a_question_stay_together_however_few_are_drawn(tmp_path: Path) -> None:

@@ -75,17 +75,20 @@ class Corpus(abc.ABC):
             raise DataError(f"{data} is one file; expected the folder of {self.name}: {self.layout}")
         return self.published(Hub(data, self.subset))
 
-    def score(self, answers: Sequence[Any], table: Table) -> tuple[dict[str, float], dict[str, str]]:
-        """The corpus's metrics of what its task answers to the prepared `table`, and why others are left out.
+    def score(
+        self, answers: Sequence[Any], table: Table, names: Sequence[str] | None = None
+    ) -> tuple[dict[str, float], dict[str, str]]:
+        """The metrics of what its task answers to the prepared `table`, and why others are left out.
 
-        Answers are those of `Task.predict`: one a row, or (text to text) one a source, in order of appearance.
+        `names` are the metrics; None: the corpus's own. Answers are those of `Task.predict`: one a row, or (text to
+        text) one a source, in order of appearance.
         """
         references = _references(self.task, table)
         if self.task == "tagging":  # a word that was cut off got no answer, which is an answer: no entity there
             answers = [
                 [*found, *["O"] * (len(wanted) - len(found))] for found, wanted in zip(answers, references, strict=True)
             ]
-        return metrics.measure(self.metrics, answers, references)
+        return metrics.measure(self.metrics if names is None else names, answers, references)
 
     @abc.abstractmethod
     def original(self, folder: Path) -> Splits | None:

@@ -22,7 +22,7 @@ class BertScore(TextMetric):
 
     def missing(self) -> str | None:
         if self.argument is None:
-            return "bertscore reads texts with a model and none was given: name one, e.g. bertscore:roberta-large"
+            return "bertscore reads texts with a model and none was given: name one, e.g. --bertscore roberta-large"
         return super().missing()
 
     def score(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:

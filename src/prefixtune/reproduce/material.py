@@ -60,7 +60,7 @@ class Material:
 
     def score(self, answers: Sequence[Any], table: Table) -> dict[str, float]:
         """The corpus's own metrics, those that can be computed here."""
-        return corpora.find(self.corpus).score(answers, table)[0]
+        return corpora.find(self.corpus).score(answers, table, self.metrics)[0]
 
 
 @dataclass(frozen=True)
@@ -101,12 +101,14 @@ def folders(experiment: Experiment, options: Options) -> dict[str, Place]:
 
 
 def read(
-    corpus: str, place: Place, limit: int | None, dev_limit: int | None = None, recipe: Mapping[str, Any] | None = None
-) -> Material:
+    corpus: str, place: Place, limit: int | None, dev_limit: int | None = None,
+    recipe: Mapping[str, Any] | None = None, bertscore: str | None = None,
+) -> Material:  # fmt: skip
     """One corpus of `prefixtune.corpora`, with at most `limit` examples or inputs of each part.
 
     `dev_limit` is that of the development data alone; what `recipe` says of the task (its separator, the length of its
-    targets, its tags) goes before what the corpus says. Raises DataError when the corpus is not there.
+    targets, its tags) goes before what the corpus says; `bertscore` is the model for that metric. Raises DataError when
+    the corpus is not there.
     """
     found = corpora.find(corpus)
     splits = found.read(place.data) if place.own else found.original(Path(place.data))
@@ -126,8 +128,11 @@ def read(
         tests = [first_inputs(table, limit, f"{corpus} test") for table in tests]
     if (most := dev_limit or limit) is not None:
         dev = first_inputs(dev, most, f"{corpus} dev")
+    names = found.metrics
+    if bertscore is not None and found.task == "text2text":
+        names = (*(name for name in names if name != "bertscore"), f"bertscore:{bertscore}")
     return Material(
-        corpus, task, tuple(found.metrics), settings, train, dev, dict(zip(splits.tests, tests, strict=True)),
+        corpus, task, names, settings, train, dev, dict(zip(splits.tests, tests, strict=True)),
         held_out,
     )
 

@@ -82,6 +82,9 @@ class Options:
     max_new_tokens: int | None = None
     """The most tokens generated."""
 
+    bertscore: str | None = None
+    """Score generated texts by BERTScore, too, with this model: MODEL, or MODEL@LAYER."""
+
     recipe: dict[str, Any] | None = None
     """Any other option of `prefixtune train`, as in weight_decay=0.01,warmup=50."""
 

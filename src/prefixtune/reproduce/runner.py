@@ -121,7 +121,9 @@ def _read(folders: Mapping[str, Place], plan: Plan) -> tuple[dict[str, Material]
     for corpus, folder in folders.items():
         recipe = plan.recipe(Cell(corpus, None, plan.base))
         try:
-            found[corpus] = material.read(corpus, folder, options.limit, options.dev_limit, recipe)
+            found[corpus] = material.read(
+                corpus, folder, options.limit, options.dev_limit, recipe, options.bertscore
+            )
         except DataError as error:
             if len(folders) == 1 or options.corpora:
                 raise
