@@ -58,6 +58,21 @@ def test_bertscore_reaches_the_scores_of_the_answers(place: Path, tmp_path: Path
     assert found.score(told, table)[f"bertscore:{model}"] == pytest.approx(1, abs=1e-4)
 
 
+def test_the_best_constant_answer_is_the_share_of_the_commonest_label(tmp_path: Path) -> None:
+    for split, count in (("train", 20), ("val", 10)):
+        labels = ["entailment" if number % 5 else "not_entailment" for number in range(count)]
+        rows = [{"premise": "a", "hypothesis": "b", "label": label} for label in labels]
+        tiny.jsonl(tmp_path / f"{split}.jsonl", rows)
+    found = material.read("rte", material.Place(str(tmp_path), own=True), None)
+    assert found.constant(found.tests["dev"]) == pytest.approx(0.8)
+
+
+def test_texts_and_tags_have_no_constant_answer(place: Path) -> None:
+    for name in ("e2e", "conll04"):
+        found = material.read(name, material.Place(str(place / name), own=True), None)
+        assert found.constant(found.tests["test"]) is None
+
+
 def test_answers_to_a_question_stay_together_however_few_are_drawn(tmp_path: Path) -> None:
     for split, count in (("train", 40), ("val", 12)):
         rows = []

@@ -16,6 +16,9 @@ from prefixtune.errors import ConfigError, DataError, near_miss
 from prefixtune.reproduce.experiment import Experiment
 from prefixtune.reproduce.options import Options
 from prefixtune.tasks import Table, Task
+from prefixtune.tasks.choice import Choice
+from prefixtune.tasks.classification import Classification
+from prefixtune.tasks.spans import Spans
 from prefixtune.training.bench import Data
 from prefixtune.training.config import RunConfig
 
@@ -61,6 +64,17 @@ class Material:
     def score(self, answers: Sequence[Any], table: Table) -> dict[str, float]:
         """The corpus's own metrics, those that can be computed here."""
         return corpora.find(self.corpus).score(answers, table, self.metrics)[0]
+
+
+    def constant(self, table: Table) -> float | None:
+        """What the best answer that is always the same scores in the main metric; None where answers are no classes."""
+        if isinstance(self.task, Classification | Spans):
+            answers: Sequence[Any] = self.task.labels
+        elif isinstance(self.task, Choice):
+            answers = range(self.task.count)
+        else:
+            return None
+        return max(self.score([answer] * len(table), table)[self.metrics[0]] for answer in answers)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from prefixtune import metrics
 from prefixtune.errors import ConfigError
 from prefixtune.reproduce import search
 from prefixtune.reproduce.experiment import Arm, Cell, Trained, Variable
+from prefixtune.reproduce.material import Material
 from prefixtune.reproduce.runner import Findings, Row
 from prefixtune.training import results
 
@@ -170,6 +171,7 @@ def caption(found: Findings) -> list[str]:
         told = ", ".join(f"{name} {value}" for name, value in changed.items() if value is not None)
         lines.append(f"Changed from the paper's recipe: {told or 'nothing'}.")
         lines += [line for corpus in found.materials for line in _recipes(found, corpus)]
+        lines += [line for corpus, one in found.materials.items() for line in _constants(corpus, one)]
         if held := [corpus for corpus, one in found.materials.items() if one.held_out]:
             lines.append(
                 f"{', '.join(held)}: scored on the development set, as the papers do, since the test labels are "
@@ -186,6 +188,14 @@ def caption(found: Findings) -> list[str]:
     if any(figure.unverified for figure in experiment.figures):
         lines.append("unverified: the figure could not be checked against the paper's own text.")
     return lines + [f"Left out: {corpus}: {reason}" for corpus, reason in found.left_out.items()]
+
+
+def _constants(corpus: str, data: Material) -> list[str]:
+    """What a reader must not take for learning."""
+    metric = data.metrics[0]
+    scores = {test: data.constant(table) for test, table in data.tests.items()}
+    told = [f"{value * factor(metric):.2f} ({test})" for test, value in scores.items() if value is not None]
+    return [f"{corpus}: always the same answer has {metric} {', '.join(told)} at best."] if told else []
 
 
 def _recipes(found: Findings, corpus: str) -> list[str]:
