@@ -110,6 +110,12 @@ def test_rows_that_are_examples_are_drawn_as_random_draws_them() -> None:
     assert found.rows == [rows[place] for place in places] and found.lines == places
 
 
+def test_few_examples_are_drawn_from_all_training_data_whatever_the_limit(place: Path) -> None:
+    home = material.Place(str(place / "conll04"), own=True)
+    found = material.read("conll04", home, 10, whole=True)
+    assert (len(found.train), len(found.dev), len(found.tests["test"])) == (40, 10, 10)
+
+
 def test_where_the_development_set_is_the_test_held_out_training_data_choose(tmp_path: Path) -> None:
     for split, count in (("train", 40), ("val", 7)):
         rows = [

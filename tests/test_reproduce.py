@@ -178,10 +178,12 @@ class Fake:
         self.calls: list[tuple[str, float, set[str], int]] = []
         self.steps: dict[str, int | None] = {}
         self.tasks: list[Any] = []
+        self.data: list[Any] = []
         self.diverges = diverges
 
     def __call__(self, config: RunConfig, what: Any, task: Any, data: Any, **_: Any) -> dict[str, Any]:
         self.tasks.append(task)
+        self.data.append(data)
         self.calls.append((config.output, config.lr, set(data.tests), config.seed))
         self.steps[Path(config.output).name] = config.max_steps
         if config.lr == self.diverges:
@@ -523,6 +525,18 @@ def test_a_smoke_run_has_no_more_examples_than_it_reads(tmp_path: Path) -> None:
         made = plan.Plan(name, reproduce.find(name), options, tmp_path, BASES[0])
         sizes = {cell.size for cell in made.cells(dict.fromkeys(made.experiment.corpora))}
         assert all(size is None or size <= (options.limit or 0) for size in sizes), name
+
+
+def test_a_limit_does_not_make_all_subsets_the_same(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Fake()
+    monkeypatch.setattr(reproduce, "find", lambda name: tiny_experiment(sizes=(10,), subsets=3, seeds=1))
+    monkeypatch.setattr(runner, "fit", fake)
+    options = Options(model=str(place / "bert"), data=[str(place / "conll04")], methods=["FT"], lr=[1e-3], limit=10)
+    runner.run("fake", options, tmp_path / "out", resume=False, command=["x"])
+    drawn = [str(data.train.rows) for data in fake.data]
+    assert len(set(drawn)) == len(drawn) == 3
 
 
 def test_a_recipe_that_depends_on_the_size_is_told_for_each(

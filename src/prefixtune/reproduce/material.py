@@ -116,11 +116,12 @@ def folders(experiment: Experiment, options: Options) -> dict[str, Place]:
 
 def read(
     corpus: str, place: Place, limit: int | None, dev_limit: int | None = None,
-    recipe: Mapping[str, Any] | None = None, bertscore: str | None = None,
+    recipe: Mapping[str, Any] | None = None, bertscore: str | None = None, whole: bool = False,
 ) -> Material:  # fmt: skip
     """One corpus of `prefixtune.corpora`, with at most `limit` examples or inputs of each part.
 
-    `dev_limit` is that of the development data alone; what `recipe` says of the task (its separator, the length of its
+    `whole` leaves the training data, from which few examples are to be drawn, as they are; `dev_limit` is the limit of
+    the development data alone; what `recipe` says of the task (its separator, the length of its
     targets, its tags) goes before what the corpus says; `bertscore` is the model for that metric. Raises DataError when
     the corpus is not there.
     """
@@ -137,8 +138,9 @@ def read(
     held_out = "dev" in splits.tests  # SuperGLUE: what is reported must not choose
     if held_out:
         dev, train = halves(train, max(examples(train) // 10, 1), f"{corpus} held out")
-    if limit is not None:
+    if limit is not None and not whole:
         train = subset(train, min(limit, examples(train)), f"{corpus} train")
+    if limit is not None:
         tests = [first_inputs(table, limit, f"{corpus} test") for table in tests]
     if (most := dev_limit or limit) is not None:
         dev = first_inputs(dev, most, f"{corpus} dev")

@@ -59,7 +59,7 @@ class Options:
     """Random subsets of each size."""
 
     limit: int | None = None
-    """The most training examples, and the most development and test inputs; drawn at random, always the same."""
+    """The most development and test inputs and, but for experiments with few, training examples; always the same."""
 
     dev_limit: int | None = None
     """The most development inputs, drawn at random. Default: --limit."""

@@ -46,7 +46,7 @@ class Plan:
         """Every corpus that was `read` and every size, in the order of the experiment."""
         sizes: Sequence[int | None] = self.experiment.sizes and (self.options.sizes or self.experiment.sizes)
         if self.options.quick and not self.options.sizes:
-            sizes = sizes[:1]  # the others are more than the 64 examples of a smoke run
+            sizes = sizes[:1]
         every = (*self.experiment.corpora, *self.experiment.more)
         places: list[str | None] = [name for name in every if name in read]
         lengths = None if self.options.lengths is None else tuple(self.options.lengths)

@@ -122,8 +122,9 @@ def _read(folders: Mapping[str, Place], plan: Plan) -> tuple[dict[str, Material]
         recipe = plan.recipe(Cell(corpus, None, plan.base))
         try:
             found[corpus] = material.read(
-                corpus, folder, options.limit, options.dev_limit, recipe, options.bertscore
-            )
+                corpus, folder, options.limit, options.dev_limit, recipe, options.bertscore,
+                whole=bool(plan.experiment.sizes),
+            )  # fmt: skip
         except DataError as error:
             if len(folders) == 1 or options.corpora:
                 raise
