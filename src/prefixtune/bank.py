@@ -135,11 +135,9 @@ class Bank(nn.Module):
             )
         if len(set(chosen)) == 1:
             return {chosen[0]: None}
-        rows: dict[str | None, list[int] | None] = {}
-        for row in range(batch):
-            name = chosen[row * len(chosen) // batch]
-            cast(list[int], rows.setdefault(name, [])).append(row)
-        return rows
+        names = [chosen[row * len(chosen) // batch] for row in range(batch)]
+        # In one expression, because torch.compile loses what is appended to a list in a dict.
+        return {name: [row for row in range(batch) if names[row] == name] for name in dict.fromkeys(names)}
 
     def groups(self, batch: int, device: torch.device) -> list[Group]:
         """The prefixes in use and their rows, for the seam."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -145,9 +145,10 @@ def tiny_inputs(model: PreTrainedModel, length: int = 3) -> dict[str, Tensor]:
         ids[0, -1] = _end_of_text(text)  # BART's classifier reads the state of the end-of-text token
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     elif name == "pixel_values":
-        size = config.image_size
+        vision = getattr(config, "vision_config", config)
+        size = vision.image_size
         height, width = (size, size) if isinstance(size, int) else size
-        inputs = {name: torch.zeros(1, config.num_channels, height, width, device=device, dtype=model.dtype)}
+        inputs = {name: torch.zeros(1, vision.num_channels, height, width, device=device, dtype=model.dtype)}
     elif name == "input_features" and config.is_encoder_decoder:
         frames = 2 * config.max_source_positions
         inputs = {name: torch.zeros(1, config.num_mel_bins, frames, device=device, dtype=model.dtype)}
@@ -211,9 +212,11 @@ def observe(model: PreTrainedModel, run: Callable[[], object], record: Record) -
 
 
 def _recording(kind: str, record: Record) -> AttentionFunction:
-    def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> Any:
-        record(module, query, key, value, mask, options)
-        return base_attention(module, kind)(module, query, key, value, mask, **options)
+    def attention(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any
+    ) -> Any:
+        record(module, query, key, value, attention_mask, options)
+        return base_attention(module, kind)(module, query, key, value, attention_mask, **options)
 
     return attention
 
@@ -258,18 +261,21 @@ def measure(model: PreTrainedModel) -> Geometry:
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: dict[str, Any]
     ) -> None:
         causal = _sees_no_future(mask, options, module, query)
-        seen.append(_Seen(module, query, key, value, causal, widths[module], options.get("sliding_window")))
+        seen.append(_Seen(module, query, key, value, causal, widths.get(module, 0), options.get("sliding_window")))
 
-    handles = [
-        module.register_forward_pre_hook(note_width, with_kwargs=True)
-        for module in model.modules()
-        if not isinstance(module, PreTrainedModel) and "ttention" in type(module).__name__
-    ]
-    try:
-        observe(model, lambda: run_tiny(model), record)
-    finally:
-        for handle in handles:
-            handle.remove()
+    def look(modules: Iterable[nn.Module]) -> None:
+        handles = [module.register_forward_pre_hook(note_width, with_kwargs=True) for module in modules]
+        seen.clear()
+        try:
+            observe(model, lambda: run_tiny(model), record)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    named = [module for module in model.modules() if "ttention" in type(module).__name__]
+    look(module for module in named if not isinstance(module, PreTrainedModel))
+    if not widths.keys() >= {call.module for call in seen}:  # an attention by another name
+        look({call.module for call in seen})
     return _arrange(model, seen)
 
 
@@ -279,6 +285,10 @@ def attention_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     return given if given is not None else args[0]
 
 
+_HIDDEN = -1e3
+"""Below this, a number in a mask hides a key; above, it may be a bias that a model (BEiT) adds by its mask."""
+
+
 def _sees_no_future(mask: Tensor | None, options: dict[str, Any], module: nn.Module, query: Tensor) -> bool:
     """Whether the first query is kept from the second key."""
     if mask is None:
@@ -286,7 +296,7 @@ def _sees_no_future(mask: Tensor | None, options: dict[str, Any], module: nn.Mod
     if mask.shape[2] == 1 or mask.shape[3] < 2:
         return False
     corner = mask[0, 0, 0, 1]
-    return not bool(corner) if mask.dtype == torch.bool else bool(corner < 0)
+    return not bool(corner) if mask.dtype == torch.bool else bool(corner < _HIDDEN)
 
 
 def _arrange(model: PreTrainedModel, seen: list[_Seen]) -> Geometry:

@@ -120,7 +120,11 @@ class Seat:
     ) -> AttentionCall:
         """The call as a group's prefix sees it: its rows, and what the forward knows of them. Watchers see it too."""
         if prefix.reads == "first":
-            assert call.hidden is not None
+            if call.hidden is None:
+                raise ModelError(
+                    f"{type(call.module).__name__} calls its attention more than once for what it reads, so a gate on "
+                    "the first token cannot read it; use a method without gates that read the input"
+                )
             call = replace(call, start=self.stack.start(forward, slot, call.hidden))
         made, mask = group.made.get(slot.key), scrolled(prefix, slot, forward)
         bias = self._prefix_bias(prefix, slot, call, forward)
@@ -160,14 +164,14 @@ def scrolled(prefix: Prefix, slot: Slot, forward: Forward) -> Tensor | None:
 def seam(kind: str) -> AttentionFunction:
     """The attention function registered with transformers for models that run `kind`, 'sdpa' or 'eager', without it."""
 
-    def prefix_attention(
-        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
+    def prefix_attention(  # by the interface's own names, by which some models call it
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
     ) -> tuple[Tensor, Tensor | None]:
         base = base_attention(module, kind)
         seat = vars(module).get(SEAT)
         if seat is None:
-            return base(module, query, key, value, mask, **options)
-        causal = kind == "sdpa" and is_causal(mask, options, module, query.shape[2])
-        return seat.attend(AttentionCall(module, query, key, value, mask, options, base, causal))
+            return base(module, query, key, value, attention_mask, **options)
+        causal = kind == "sdpa" and is_causal(attention_mask, options, module, query.shape[2])
+        return seat.attend(AttentionCall(module, query, key, value, attention_mask, options, base, causal))
 
     return prefix_attention

@@ -66,9 +66,11 @@ def seat(model: PreTrainedModel) -> Bank:
             f"{type(model).__name__} is spread over {', '.join(devices)}, but a prefix needs its model on one device; "
             "load it there, e.g. with device_map={'': 0}"
         )
-    before = _tiny_output(model)  # the model as it is, before anything is routed
     undo: list[Callable[[], object]] = []
     try:
+        _freeze(model, undo)
+        # As it is, before anything is routed; frozen, because torch multiplies trainable matrices another way.
+        before = _tiny_output(model)
         undo += architectures.adapt(model)
         bank = Bank(geometry.measure(model))
         bank.undo = undo
@@ -100,7 +102,6 @@ def _run_backwards(undo: list[Callable[[], object]]) -> None:
 
 def _take_seats(model: PreTrainedModel, bank: Bank) -> None:
     undo = bank.undo
-    _freeze(model, undo)
     geometry.register(SEAM, seam)
     _banks.add(bank)
     undo.append(partial(_leave_register, bank))
