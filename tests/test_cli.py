@@ -76,7 +76,7 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--gate-inputs", "first"], 'Did you mean "--gate-input"?'),
         (["--gate-input", "firs"], "gate_input='firs' is unknown; did you mean 'first'"),
         (["--length", "0"], "length=0"),
-        (["--length", "many"], 'unable to convert "many" into int'),
+        (["--length", "many"], "'many' is no whole number"),
         (["--lengths", "3,4,5"], "lengths has 3 entries but encoder has 2 layers"),
         (["--loss", "sum"], "unknown loss 'sum'"),
         (["--train", "missing.jsonl"], "there is no file 'missing.jsonl'"),
@@ -267,7 +267,7 @@ def test_a_key_the_run_does_not_know_is_one_line(
     line = refused(["train", str(tmp_path / "run.yaml")], capsys)
     assert "run.yaml: unknown key 'learning_rte'" in line
     (tmp_path / "run.yaml").write_text("- method\n")
-    assert "expected a mapping of options, got list" in refused(["train", str(tmp_path / "run.yaml")], capsys)
+    assert "expected a mapping of options, got a list" in refused(["train", str(tmp_path / "run.yaml")], capsys)
     (tmp_path / "run.yaml").write_text("method: [adaptive\n")
     assert "is not valid YAML" in refused(["train", str(tmp_path / "run.yaml")], capsys)
 
@@ -314,6 +314,58 @@ def test_the_help_knows_the_methods_without_importing_them() -> None:
 )
 def test_lists_and_mappings_are_one_word(text: str, single: bool, value: object) -> None:
     assert parse_structured(text, "--x", single=single, mapping=False) == value
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--seed", "-1"], "seed is -1; expected a whole number from 0 to 4294967295"),
+        (["--seed", "99999999999999999999"], "seed is 99999999999999999999; expected"),
+        (["--length", "2.5"], "Invalid value for --length: '2.5' is no whole number"),
+        (["--batch-size", "7.6"], "Invalid value for --batch-size: '7.6' is no whole number"),
+        (["--epochs", "inf"], "epochs is inf; expected a number above 0"),
+        (["--lr", "inf"], "lr is inf; expected a number above 0"),
+        (["--length-penalty", "nan"], "length_penalty is nan; expected a number"),
+        (["--max-steps", "3", "--warmup", "3"], "warmup is 3.0 but the run has 3 steps"),
+        (["--data-format", "jsnl"], "--data-format 'jsnl' is unknown; did you mean 'jsonl'"),
+        (["--model", "nope"], "cannot load the model 'nope': there is no such folder here"),
+    ],
+)
+def test_a_value_that_no_run_can_have_is_one_line_and_leaves_nothing(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], complaint: str
+) -> None:
+    assert complaint in refused(flags(place, tmp_path / "out", *words), capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_in_the_way_of_the_output_is_told_before_the_work(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes").write_text("mine")
+    folder, below = str(tmp_path), str(tmp_path / "notes" / "x")
+    evaluate = ["evaluate", "--prefix", str(trained / "classes"), "--data", "not read"]
+    generate = ["generate", "--prefix", "not read", "--prompt", "a"]
+    for argv in ([*evaluate, "--output"], [*evaluate, "--predictions"], [*generate, "--output"]):
+        assert f"{argv[-1]} {folder} is a folder; expected a file to write" in refused([*argv, folder], capsys)
+        assert "notes is a file; expected a folder" in refused([*argv, below], capsys)
+    assert "notes is a file; expected a folder" in refused(flags(trained, Path(below)), capsys)
+    for argv in (["export", str(trained / "one"), "--to", "peft"], ["probe", "--prefix", "x", "--data", "y"]):
+        assert "notes is a file; expected a folder" in refused([*argv, "--output", str(tmp_path / "notes")], capsys)
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
+def test_an_empty_prompt_is_one_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["generate", "--model", str(place / "gpt2"), "--prompt", ""]
+    assert "prompt 1 is empty; expected at least one token" in refused(argv, capsys)
+
+
+def test_an_empty_run_file_and_a_resume_of_nothing_are_told_as_what_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.yaml").write_text("")
+    assert "expected a mapping of options, got an empty file" in refused(["train", str(tmp_path / "run.yaml")], capsys)
+    line = refused(["train", "--output", str(tmp_path / "nothing"), "--resume"], capsys)
+    assert "nothing holds no run; name its folder, or a --method" in line
 
 
 @pytest.mark.parametrize("text", ["text=0,label=yes", '{"text": 0, "label": "yes"}', "{text: 0, label: yes}"])

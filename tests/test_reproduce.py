@@ -15,7 +15,6 @@ from test_startup import HEAVY, loaded_after, run_cli
 
 from prefixtune import corpora, evaluation, reproduce
 from prefixtune.cli import main
-from prefixtune.cli.reproduce import catalogue
 from prefixtune.errors import ConfigError
 from prefixtune.reproduce import derive, material, picture, plan, runner, search, table
 from prefixtune.reproduce.experiment import Base, Cell, Counted, Ensemble, Experiment, Trained, Variable
@@ -494,6 +493,9 @@ def test_an_ensemble_refuses_beams(members: evaluation.Loaded) -> None:
         ("apt", ["--data", "2024"], "--data: there is no folder '2024'"),
         ("apt", ["--lr", '{"FT": []}'], "--lr: an empty list has no learning rate"),
         ("prefix_low_data", ["--data", "e2e=PLACE/e2e", "--sizes", "8,50"], "has 40 examples; 50 were to be drawn"),
+        ("apt", ["--recipe", "warmup=abc,max_steps=5"], "warmup is 'abc'; expected at least 0"),
+        ("apt", ["--methods", "APT", "--lr", '{"FT": [1e-3]}'], "--lr names 'FT', which --methods leaves out"),
+        ("apt", ["--model", ""], "no model given; name one with --model"),
         ("apt", ["--recipe", "warmup=abc"], "warmup is 'abc'; expected at least 0"),
         ("apt", ["--recipe", "metric=bleu"], "unknown metric 'bleu' for"),
         ("apt", ["--model", "no-such-model"], "cannot load the model 'no-such-model'"),
@@ -510,47 +512,6 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     told = capsys.readouterr().err.strip().splitlines()
     assert complaint in told[-1] and len(told) <= 1 + len(reproduce.find("apt").corpora)
     assert not (tmp_path / "out").exists()
-
-
-def test_the_list_counts_the_runs_that_are_made(tmp_path: Path) -> None:
-    for name, *_, told in catalogue()[1]:
-        made = plan.Plan(name, reproduce.find(name), Options(model="m"), tmp_path, BASES[0])
-        cells = made.cells(dict.fromkeys(made.experiment.corpora))
-        assert int(told) == sum(runner._jobs(made, arm) for cell in cells for arm in made.arms(cell)), name
-
-
-def test_a_smoke_run_has_no_more_examples_than_it_reads(tmp_path: Path) -> None:
-    for name in reproduce.names():
-        options = Options(model="m", quick=True)
-        made = plan.Plan(name, reproduce.find(name), options, tmp_path, BASES[0])
-        sizes = {cell.size for cell in made.cells(dict.fromkeys(made.experiment.corpora))}
-        assert all(size is None or size <= (options.limit or 0) for size in sizes), name
-
-
-def test_a_limit_does_not_make_all_subsets_the_same(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake = Fake()
-    monkeypatch.setattr(reproduce, "find", lambda name: tiny_experiment(sizes=(10,), subsets=3, seeds=1))
-    monkeypatch.setattr(runner, "fit", fake)
-    options = Options(model=str(place / "bert"), data=[str(place / "conll04")], methods=["FT"], lr=[1e-3], limit=10)
-    runner.run("fake", options, tmp_path / "out", resume=False, command=["x"])
-    drawn = [str(data.train.rows) for data in fake.data]
-    assert len(set(drawn)) == len(drawn) == 3
-
-
-def test_a_recipe_that_depends_on_the_size_is_told_for_each(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def recipe(cell: Cell) -> dict[str, Any]:
-        return {"max_steps": 5 if cell.size == 8 else 2, "batch_size": 8}
-
-    monkeypatch.setattr(reproduce, "find", lambda name: tiny_experiment(sizes=(4, 6, 8), recipe=recipe))
-    monkeypatch.setattr(runner, "fit", Fake())
-    options = Options(model=str(place / "bert"), data=[str(place / "conll04")], methods=["FT"], lr=[1e-3])
-    told = table.caption(runner.run("fake", options, tmp_path / "out", resume=False, command=["x"]))
-    assert "Recipe of conll04, 4, 6 examples: max_steps 2, batch_size 8." in told
-    assert "Recipe of conll04, 8 examples: max_steps 5, batch_size 8." in told
 
 
 def test_a_folder_of_something_else_is_not_written_to(

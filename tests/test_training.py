@@ -352,6 +352,26 @@ def test_a_run_that_died_after_its_last_step_is_finished_by_resuming(tmp_path: P
     assert {**again, "seconds": 0} == {**found, "seconds": 0}
 
 
+def test_resuming_says_nothing_of_options_that_did_not_change(
+    tmp_path: Path, bert: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = config(tmp_path, "classification", bert, epochs=2)
+    real, calls = Bench.measure, []
+
+    def killed(self: Bench, *args: Any, **more: Any) -> dict[str, float]:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(self, *args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bench, "measure", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(run, method())
+    train(run, method(), resume=True)
+    assert "do not match" not in caplog.text
+
+
 def test_a_run_that_ended_inside_an_epoch_takes_no_step_more_when_it_is_resumed(tmp_path: Path, bert: str) -> None:
     shape: dict[str, Any] = {"max_steps": 6, "schedule": "constant", "eval": None, "keep_checkpoints": True}
     run = config(tmp_path, "classification", bert, **shape)  # four steps an epoch

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import prefixtune as pt
 from prefixtune import tasks
-from prefixtune.errors import CheckpointError, ConfigError
+from prefixtune.errors import CheckpointError, ConfigError, DataError
 from prefixtune.tasks import Decoding, Table, Task, Window
 from prefixtune.tasks.decoding import generate_batch, reserve, seeded
 from prefixtune.tasks.loading import load_base, window
@@ -141,6 +141,8 @@ def generate(
     tails = {name: _text_task(loaded, name) for name in names}
     keep = reserve(model, loaded.window, decoding)
     ids = [tails[name].prompts([prompts[row]], model, tokenizer, loaded.window, reserved=keep)[0] for row, name in jobs]
+    if empty := [row for (row, _), prompt in zip(jobs, ids, strict=True) if not prompt]:
+        raise DataError(f"prompt {empty[0] + 1} is empty; expected at least one token")
     tell_of_cuts("prompts", [len(prompt) for prompt in ids], loaded.window.inputs(keep))
     answers: list[dict[str | None, str]] = [{} for _ in prompts]
     # Rows of one prompt stay together: a batch is a whole number of prompts.

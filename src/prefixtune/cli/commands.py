@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from prefixtune.cli import report
-from prefixtune.cli.options import column_names
+from prefixtune.cli.options import Whole, WholeOrNone, column_names
 from prefixtune.errors import ConfigError
 
 _BARE = "(base model)"
@@ -22,10 +22,10 @@ _BARE = "(base model)"
 class DecodingOptions:
     """How text is generated; what is not given stays as training evaluated with it."""
 
-    beams: int | None = None
+    beams: WholeOrNone = None
     """Beams of the search; 1 is greedy."""
 
-    max_new_tokens: int | None = None
+    max_new_tokens: WholeOrNone = None
     """The most tokens generated."""
 
     sample: bool | None = None
@@ -40,7 +40,7 @@ class DecodingOptions:
     length_penalty: float | None = None
     """Exponent of the length that a beam's score is divided by."""
 
-    seed: int | None = None
+    seed: WholeOrNone = None
     """Seed of the sampling."""
 
     def overrides(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ _Flat = Annotated[DecodingOptions | None, Parameter(name="*")]
 
 def evaluate(
     *, prefix: str, data: str, model: str | None = None, split: str = "test", subset: str | None = None,
-    columns: str | None = None, data_format: str | None = None, batch_size: int = 32, dtype: str = "auto",
+    columns: str | None = None, data_format: str | None = None, batch_size: Whole = 32, dtype: str = "auto",
     output: Path | None = None, predictions: Path | None = None, decoding: _Flat = None,
 ) -> None:  # fmt: skip
     """Score a prefix on data; the metrics are printed as JSON.
@@ -81,6 +81,8 @@ def evaluate(
     from prefixtune import evaluation, tasks
     from prefixtune.training import results
 
+    for option, path in (("--output", output), ("--predictions", predictions)):
+        results.check_file(path, option)
     renames = column_names(columns)
     table = tasks.read(data, split=split, subset=subset, form=data_format, columns=renames)
     loaded = evaluation.load(model, {"default": prefix}, dtype=dtype)
@@ -99,7 +101,7 @@ def evaluate(
 def generate(
     *, model: str | None = None, prefix: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     prompt: str | None = None, input: str | None = None, output: Path | None = None, bare: bool = False,
-    columns: str | None = None, batch_size: int = 32, dtype: str = "auto", decoding: _Flat = None,
+    columns: str | None = None, batch_size: Whole = 32, dtype: str = "auto", decoding: _Flat = None,
 ) -> None:  # fmt: skip
     """Generate with one prefix or several; several answer in one batch, side by side.
 
@@ -117,6 +119,7 @@ def generate(
     from prefixtune import evaluation
     from prefixtune.training import results
 
+    results.check_file(output, "--output")
     if (prompt is None) == (input is None):
         raise ConfigError("give one text with --prompt, or a file of texts with --input")
     folders = _named_folders(prefix or [])
@@ -164,9 +167,9 @@ def export(
     """
     import prefixtune as pt
     from prefixtune import evaluation
+    from prefixtune.training import results
 
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigError(f"--output {output} is not empty; choose another folder")
+    results.check_new_folder(output)
     loaded = evaluation.load(model, {"default": directory}, dtype=dtype)
     pt.to_peft(loaded.model, output, name="default")
     print(f"{to} checkpoint: {output}", file=sys.stderr)

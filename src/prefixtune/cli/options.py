@@ -26,13 +26,33 @@ def parameters_of(config: type, group: Group) -> list[inspect.Parameter]:
     docs = _attribute_docs(config)
     found = []
     for field in dataclasses.fields(config):
-        shape = {} if _is_scalar(hints[field.name]) else _structured(hints[field.name])
+        shape = _scalar(hints[field.name]) if _is_scalar(hints[field.name]) else _structured(hints[field.name])
         option = Parameter(help=docs.get(field.name), group=group, **shape)
         default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
         annotation: Any = Annotated.__class_getitem__((hints[field.name], option))  # type: ignore[attr-defined]
         kind = inspect.Parameter.KEYWORD_ONLY
         found.append(inspect.Parameter(field.name, kind, default=default, annotation=annotation))
     return found
+
+
+def whole(_: Any, tokens: Sequence[Token]) -> int | None:
+    """A whole number from one word: cyclopts' own would round 2.5 to 2."""
+    (token,) = tokens
+    if token.value.strip().lower() in ("none", "null"):
+        return None
+    try:
+        return int(token.value)
+    except ValueError as error:  # cyclopts names the option
+        raise ValueError(f"{token.value!r} is no whole number") from error
+
+
+Whole = Annotated[int, Parameter(converter=whole)]
+WholeOrNone = Annotated[int | None, Parameter(converter=whole)]
+
+
+def _scalar(hint: Any) -> dict[str, Any]:
+    kinds = set(typing.get_args(hint) or (hint,))
+    return {"converter": whole} if kinds <= {int, type(None)} else {}
 
 
 def with_parameters(function: Callable[..., Any], parameters: Sequence[inspect.Parameter]) -> Callable[..., Any]:
@@ -65,7 +85,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected a mapping of options, got {type(data).__name__}")
+        got = "an empty file" if data is None else f"a {type(data).__name__}"
+        raise ConfigError(f"{path}: expected a mapping of options, got {got}")
     return {str(key).replace("-", "_"): value for key, value in data.items()}
 
 

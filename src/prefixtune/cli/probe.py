@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 from prefixtune.cli import report
-from prefixtune.cli.options import column_names
+from prefixtune.cli.options import Whole, WholeOrNone, column_names
 
 
 def probe(
     *, prefix: str, data: str, output: Path, model: str | None = None, by: Literal["label", "example"] | None = None,
-    limit: int | None = None, budget: float = 1.0, split: str = "test", subset: str | None = None,
-    columns: str | None = None, data_format: str | None = None, batch_size: int = 32, dtype: str = "auto",
+    limit: WholeOrNone = None, budget: float = 1.0, split: str = "test", subset: str | None = None,
+    columns: str | None = None, data_format: str | None = None, batch_size: Whole = 32, dtype: str = "auto",
 ) -> None:  # fmt: skip
     """Show where a task wants its prefix: the gates of a trained APT prefix over data, in a report and tables.
 

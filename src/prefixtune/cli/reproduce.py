@@ -41,11 +41,9 @@ LIST = "LIST"
 
 
 def build(tokens: Sequence[str]) -> cyclopts.App:
-    """The command; `--model` may be missing when the experiments are only shown."""
-    names = [token for token in tokens[:1] if not token.startswith("-")]
-    listed = not names or names[0].upper() == LIST
+    """The command; `--model` may be missing where the experiments are only shown, and is asked for by `run`."""
     parameters = [
-        parameter.replace(default="") if parameter.name == "model" and listed else parameter
+        parameter.replace(default="") if parameter.name == "model" else parameter
         for parameter in parameters_of(Options, _GROUP)
     ]
 

@@ -38,6 +38,9 @@ def build(tokens: Sequence[str]) -> cyclopts.App:
 
         method = methods.find(str(name))
         parameters += parameters_of(method, cyclopts.Group(f"Prefix ({name})", sort_key=2))
+    elif "--resume" in tokens and not wants_help:
+        output = _value(tokens, "--output")
+        raise ConfigError(f"--resume: --output {output or '(not given)'} holds no run; name its folder, or a --method")
     elif tokens and not wants_help:
         raise ConfigError(f"train: no method given; name one with --method: {', '.join(method_names())}")
 

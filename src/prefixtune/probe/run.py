@@ -58,8 +58,7 @@ class Probe:
 
 def check_output(output: Path) -> None:
     """Raise ConfigError when `output` is not a new or an empty folder."""
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigError(f"--output {output} is not empty; choose another folder")
+    results.check_new_folder(output)
 
 
 def first_rows(table: Table, limit: int | None) -> Table:

@@ -105,7 +105,7 @@ def _fitting(settings: dict[str, Any]) -> dict[str, Any]:
     if steps is not None:
         if settings.get("eval_every"):
             settings["eval_every"] = min(settings["eval_every"], steps)
-        if settings.get("warmup", 0) >= steps:
+        if isinstance(warmup := settings.get("warmup", 0), int | float) and warmup >= steps:
             settings["warmup"] = steps // 2
     return settings
 

@@ -85,13 +85,14 @@ def run(name: str, options: Options, output: Path, *, resume: bool, command: Seq
         for cell, arms in cells:
             worker = Worker(plan, cell, materials.get(cell.corpus or ""), screen)
             rows += [worker.row(arm) for arm in arms]
+    if rows and all(row.reason for row in rows):
+        raise ConfigError("no row fits this base model: " + "; ".join(f"{row.arm.name}: {row.reason}" for row in rows))
     return Findings(plan, rows, materials, left_out, command)
 
 
 def open_output(output: Path, asked: Mapping[str, Any], *, resume: bool) -> None:
     """Refuse a folder that holds something else; a `ConfigError` says what to do."""
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"--output {output} is a file; expected a folder")
+    results.check_folder(output)
     if not output.is_dir() or not any(output.iterdir()):
         return
     if not (output / RECORD).is_file():

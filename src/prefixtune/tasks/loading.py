@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefixtune.errors import ConfigError, ModelError
@@ -108,7 +109,9 @@ def _make_paddable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
             raise ModelError("the tokenizer has neither a pad token nor an end token; set one of them to batch texts")
         tokenizer.pad_token = tokenizer.eos_token
     config = model.config.get_text_config()
-    if config.pad_token_id != tokenizer.pad_token_id:  # a decoder's classification head finds the last token by it
+    # A decoder's classification head finds the last token by it; a language model has no use for it.
+    reads_it = model.config.is_encoder_decoder or model.get_output_embeddings() is None
+    if reads_it and config.pad_token_id != tokenizer.pad_token_id:
         config.pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
 
 
@@ -118,7 +121,8 @@ def _named_failure(model_id: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
-        raise ModelError(f"cannot load the model {model_id!r}: {reason}") from error
+        nowhere = "" if Path(model_id).exists() else "there is no such folder here, and as a hub id: "
+        raise ModelError(f"cannot load the model {model_id!r}: {nowhere}{reason}") from error
 
 
 @contextlib.contextmanager

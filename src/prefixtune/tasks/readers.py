@@ -126,6 +126,8 @@ def _known() -> str:
 
 
 def _read_file(path: Path, form: str | None) -> Table:
+    if form is not None and form not in _READERS:
+        raise DataError(f"--data-format {form!r} is unknown{near_miss(form, _READERS)}")
     form = form or EXTENSIONS.get(path.suffix.lower())
     if form not in _READERS:
         raise DataError(

@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import json
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -69,6 +70,10 @@ class Decoding:
         for name in ("beams", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if not math.isfinite(self.length_penalty):
+            raise ConfigError(f"length_penalty is {self.length_penalty}; expected a number")
+        if not 0 <= self.decode_seed < 2**63:
+            raise ConfigError(f"seed is {self.decode_seed}; expected a whole number from 0")
         if not self.temperature > 0:
             raise ConfigError(f"temperature is {self.temperature}; expected a number above 0 (1 leaves the logits)")
         if not 0 < self.top_p <= 1:

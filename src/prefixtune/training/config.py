@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from prefixtune.errors import ConfigError, near_miss
 
+MOST_SEED = 2**32 - 1
 LOSSES = ("token_mean", "sentence_sum")
 PRECISIONS = ("fp32", "bf16", "fp16")
 TAG_SCHEMES = ("as_given", "iob2")
@@ -177,10 +179,19 @@ class RunConfig:
             self.part_lr = {part: _rate(part, rate) for part, rate in self.part_lr.items()}
         for name in ("lr", "epochs", "logging_steps"):
             value = getattr(self, name)
-            if not isinstance(value, int | float) or not value > 0:
+            if not isinstance(value, int | float) or not 0 < value < math.inf:
                 raise ConfigError(f"{name} is {value!r}; expected a number above 0")
+        if not math.isfinite(self.length_penalty):
+            raise ConfigError(f"length_penalty is {self.length_penalty}; expected a number")
+        if not isinstance(self.seed, int) or not 0 <= self.seed <= MOST_SEED:
+            raise ConfigError(f"seed is {self.seed!r}; expected a whole number from 0 to {MOST_SEED}")
         for name in ("warmup", "weight_decay", "clip"):
             self._at_least(name, 0)
+        if self.max_steps is not None and self.warmup >= self.max_steps:
+            raise ConfigError(
+                f"warmup is {self.warmup} but the run has {self.max_steps} steps, so its rate would never be reached; "
+                "expected fewer"
+            )
         if self.eval is None and (self.metric is not None or self.patience is not None):
             raise ConfigError("--metric and --patience choose by development data; name it with --eval")
 

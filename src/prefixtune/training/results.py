@@ -59,8 +59,7 @@ def is_finished(output: Path) -> bool:
 
 def open_folder(output: Path, *, resume: bool) -> None:
     """Refuse a folder that this run must not write to; a `ConfigError` says what to do."""
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"--output {output} is a file; expected a folder")
+    check_folder(output)
     held = [path for path in output.rglob("*") if not _of_no_run(path, output)] if output.is_dir() else []
     if not held:
         return
@@ -68,6 +67,31 @@ def open_folder(output: Path, *, resume: bool) -> None:
         raise ConfigError(f"--output {output} is not empty and holds no run; choose another folder")
     if not resume:
         raise ConfigError(f"--output {output} already holds a run; continue it with --resume or choose another folder")
+
+
+def check_folder(output: Path) -> None:
+    """Raise ConfigError when a file stands where the folder `output`, or one above it, is to be."""
+    for place in (output, *output.parents):
+        if place.exists() and not place.is_dir():
+            raise ConfigError(f"--output {output}: {place} is a file; expected a folder")
+
+
+def check_new_folder(output: Path) -> None:
+    """Raise ConfigError when `output` is not a new or an empty folder."""
+    check_folder(output)
+    if output.is_dir() and any(output.iterdir()):
+        raise ConfigError(f"--output {output} is not empty; choose another folder")
+
+
+def check_file(path: Path | None, option: str) -> None:
+    """Raise ConfigError when no file can be written at `path`, before the work that it is to hold."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise ConfigError(f"{option} {path} is a folder; expected a file to write")
+    for place in path.parents:
+        if place.exists() and not place.is_dir():
+            raise ConfigError(f"{option} {path}: {place} is a file; expected a folder")
 
 
 def _of_no_run(path: Path, output: Path) -> bool:

@@ -147,7 +147,10 @@ def _finish(
 def _refuse_divergence(model: PreTrainedModel, best_step: int | None, metric: str | None) -> None:
     finite = all(bool(p.isfinite().all()) for p in model.parameters() if p.requires_grad)
     if not finite or (metric is not None and best_step is None):
-        raise Diverged("training diverged: the prefix or its metric is no number any more; lower --lr or --clip")
+        raise Diverged(
+            "training diverged: the prefix or its metric is no number any more; lower --lr or --clip, and write to "
+            "another folder"
+        )
 
 
 def _parameters(bench: Bench) -> dict[str, int]:

@@ -99,6 +99,8 @@ class PrefixTrainer(Trainer):
         """
         state = None if checkpoint is None else TrainerState.load_from_json(str(checkpoint / TRAINER_STATE))
         if state is None or state.global_step < state.max_steps:
+            if state is not None:  # as steps, not as a share of them, or Trainer warns that it differs
+                self.args.logging_steps = state.logging_steps
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             return
         self._load_from_checkpoint(str(checkpoint))

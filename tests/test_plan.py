@@ -1,0 +1,71 @@
+"""What is run of an experiment, and on which examples: counts, sizes, recipes and rows that do not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from test_reproduce import BASES, Fake, tiny_experiment
+
+from prefixtune import reproduce
+from prefixtune.cli.reproduce import catalogue
+from prefixtune.errors import ConfigError
+from prefixtune.reproduce import plan, runner, table
+from prefixtune.reproduce.experiment import Cell, Trained
+from prefixtune.reproduce.options import Options
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.place(tmp_path_factory.mktemp("place"))
+
+
+def test_the_list_counts_the_runs_that_are_made(tmp_path: Path) -> None:
+    for name, *_, told in catalogue()[1]:
+        made = plan.Plan(name, reproduce.find(name), Options(model="m"), tmp_path, BASES[0])
+        cells = made.cells(dict.fromkeys(made.experiment.corpora))
+        assert int(told) == sum(runner._jobs(made, arm) for cell in cells for arm in made.arms(cell)), name
+
+
+def test_a_smoke_run_has_no_more_examples_than_it_reads(tmp_path: Path) -> None:
+    for name in reproduce.names():
+        options = Options(model="m", quick=True)
+        made = plan.Plan(name, reproduce.find(name), options, tmp_path, BASES[0])
+        sizes = {cell.size for cell in made.cells(dict.fromkeys(made.experiment.corpora))}
+        assert all(size is None or size <= (options.limit or 0) for size in sizes), name
+
+
+def test_an_experiment_that_no_row_fits_says_so(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arms = (Trained(name="P", kind="p_tuning_v2", options={"length": 500}, recipe={"lr": 1e-2}),)
+    monkeypatch.setattr(reproduce, "find", lambda name: tiny_experiment(arms=lambda cell: arms))
+    options = Options(model=str(place / "bert"), data=[str(place / "conll04")])
+    with pytest.raises(ConfigError, match="no row fits this base model: P: a prefix of length 500 does not fit"):
+        runner.run("fake", options, tmp_path / "out", resume=False, command=["x"])
+
+
+def test_a_limit_does_not_make_all_subsets_the_same(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Fake()
+    monkeypatch.setattr(reproduce, "find", lambda name: tiny_experiment(sizes=(10,), subsets=3, seeds=1))
+    monkeypatch.setattr(runner, "fit", fake)
+    options = Options(model=str(place / "bert"), data=[str(place / "conll04")], methods=["FT"], lr=[1e-3], limit=10)
+    runner.run("fake", options, tmp_path / "out", resume=False, command=["x"])
+    drawn = [str(data.train.rows) for data in fake.data]
+    assert len(set(drawn)) == len(drawn) == 3
+
+
+def test_a_recipe_that_depends_on_the_size_is_told_for_each(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def recipe(cell: Cell) -> dict[str, Any]:
+        return {"max_steps": 5 if cell.size == 8 else 2, "batch_size": 8}
+
+    monkeypatch.setattr(reproduce, "find", lambda name: tiny_experiment(sizes=(4, 6, 8), recipe=recipe))
+    monkeypatch.setattr(runner, "fit", Fake())
+    options = Options(model=str(place / "bert"), data=[str(place / "conll04")], methods=["FT"], lr=[1e-3])
+    told = table.caption(runner.run("fake", options, tmp_path / "out", resume=False, command=["x"]))
+    assert "Recipe of conll04, 4, 6 examples: max_steps 2, batch_size 8." in told
+    assert "Recipe of conll04, 8 examples: max_steps 5, batch_size 8." in told
