@@ -118,6 +118,27 @@ def test_another_base_is_refused_with_both_named_and_left_bare(saved: Path) -> N
     assert pt.prefixes(model) == []
 
 
+def test_weights_that_are_drawn_at_every_load_are_told_of(tmp_path: Path) -> None:
+    config = zoo.BY_NAME["bert"].make().config
+    tf.BertForMaskedLM(config).save_pretrained(tmp_path / "base")
+    kind = tf.AutoModelForSequenceClassification  # its pooler is not in the files
+
+    def fresh() -> tf.PreTrainedModel:
+        return kind.from_pretrained(tmp_path / "base")
+
+    pt.save(pt.attach(fresh(), pt.PTuningV2(length=P)), tmp_path / "prefix")
+    with pytest.raises(pt.CheckpointError, match="drawn anew at every load; save the whole base once"):
+        pt.load(fresh(), tmp_path / "prefix")
+
+
+def test_the_same_weights_in_another_class_are_told_of(tmp_path: Path) -> None:
+    llama = zoo.BY_NAME["llama"].make()
+    pt.save(pt.attach(llama, pt.PTuningV2(length=P)), tmp_path / "prefix")
+    pt.detach(llama)
+    with pytest.raises(pt.CheckpointError, match="in the class that it was trained in: the weights are the same"):
+        pt.load(llama.model, tmp_path / "prefix")
+
+
 def test_the_same_shape_with_other_weights_is_another_base(saved: Path) -> None:
     model = GPT2.make()
     with torch.no_grad():

@@ -204,8 +204,17 @@ def _check_base(header: Mapping[str, Any], ours: Identity, where: object) -> Non
     if not theirs.is_same_base(ours):
         raise CheckpointError(
             f"{where} is a prefix for {theirs.named()}, but this model is {ours.named()}; load the base that it was "
-            "trained on"
+            f"trained on{_hint(theirs, ours)}"
         )
+
+
+def _hint(theirs: Identity, ours: Identity) -> str:
+    """What may be wrong where half of two identities agrees."""
+    if theirs.shape != ours.shape and theirs.fingerprints and theirs.fingerprints == ours.fingerprints:
+        return ", in the class that it was trained in: the weights are the same"
+    if (theirs.shape, theirs.name) == (ours.shape, ours.name):
+        return ": weights that its files lack (a pooler) are drawn anew at every load; save the whole base once"
+    return ""
 
 
 def _slots_from(header: Mapping[str, Any], method: Method, model: PreTrainedModel, bank: Bank) -> tuple[Slot, ...]:
