@@ -12,8 +12,8 @@ from test_reproduce import BASES, Fake, tiny_experiment
 from prefixtune import reproduce
 from prefixtune.cli.reproduce import catalogue
 from prefixtune.errors import ConfigError
-from prefixtune.reproduce import plan, runner, table
-from prefixtune.reproduce.experiment import Cell, Trained
+from prefixtune.reproduce import plan, runner, search, table
+from prefixtune.reproduce.experiment import Cell, Trained, Variable
 from prefixtune.reproduce.options import Options
 
 
@@ -27,6 +27,12 @@ def test_the_list_counts_the_runs_that_are_made(tmp_path: Path) -> None:
         made = plan.Plan(name, reproduce.find(name), Options(model="m"), tmp_path, BASES[0])
         cells = made.cells(dict.fromkeys(made.experiment.corpora))
         assert int(told) == sum(runner._jobs(made, arm) for cell in cells for arm in made.arms(cell)), name
+
+
+def test_a_row_that_another_one_reads_may_have_its_rates() -> None:
+    arms = [Trained(name="A", kind="adaptive", recipe={"lr": 1}), Variable(name="V", after="A", recipe={"lr": 1})]
+    chosen = search.chosen_arms(arms, Options(model="m", methods=["V"], lr={"A": [1.0], "V": [2.0]}))
+    assert [arm.name for arm in chosen] == ["A", "V"]
 
 
 def test_a_smoke_run_has_no_more_examples_than_it_reads(tmp_path: Path) -> None:

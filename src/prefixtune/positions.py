@@ -25,7 +25,8 @@ def text_mask(given: Any, past: int, length: int, window: int | None) -> Tensor 
     There the last query sees all of the text, unless a sliding window cuts it. Then a query tells of itself, and the
     first one of the keys before it that are in its window; keys that left the window count as text.
     """
-    if isinstance(given, dict):
+    if isinstance(given, dict):  # one mask for each kind of layer
+        window = None if "full_attention" in given else window
         given = given.get("full_attention", given.get("sliding_attention"))
     if not isinstance(given, Tensor) or given.ndim not in (2, 4):
         return None

@@ -31,12 +31,12 @@ def chosen_arms(arms: Sequence[Arm], options: Options) -> list[Arm]:
         if name not in names:
             raise ConfigError(f"no row is called {name!r}{near_miss(name, names)}")
     wanted = set(options.methods or names)
-    for name in options.lr if isinstance(options.lr, Mapping) else ():
-        if name not in wanted:
-            raise ConfigError(f"--lr names {name!r}, which --methods leaves out; leave it out of both, or of neither")
     for arm in reversed(arms):
         if arm.name in wanted and (needed := comes_after(arm)) is not None:
             wanted.add(needed)
+    for name in options.lr if isinstance(options.lr, Mapping) else ():
+        if name not in wanted:
+            raise ConfigError(f"--lr names {name!r}, which --methods leaves out; leave it out of both, or of neither")
     return [arm for arm in arms if arm.name in wanted]
 
 
