@@ -122,7 +122,7 @@ def read(
 
     `whole` leaves the training data, from which few examples are to be drawn, as they are; `dev_limit` is the limit of
     the development data alone; what `recipe` says of the task (its separator, the length of its targets, its tags) goes
-    before what the corpus says; `bertscore` is the model for that metric. Raises DataError when the corpus is not there.
+    before what the corpus says; `bertscore` is the model of that metric. Raises DataError when the corpus is not there.
     """
     found = corpora.find(corpus)
     splits = found.read(place.data) if place.own else found.original(Path(place.data))
