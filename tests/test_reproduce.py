@@ -514,6 +514,13 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_missing_of_a_command_line_is_told_in_its_order(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce", "nope"]) == 2
+    assert "unknown experiment 'nope'" in capsys.readouterr().err
+    assert main(["reproduce", "apt"]) == 2
+    assert "no model given; name one with --model" in capsys.readouterr().err
+
+
 def test_a_folder_of_something_else_is_not_written_to(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

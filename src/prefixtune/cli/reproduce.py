@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import cyclopts
 
@@ -43,7 +44,7 @@ LIST = "LIST"
 def build(tokens: Sequence[str]) -> cyclopts.App:
     """The command; `--model` may be missing where the experiments are only shown, and is asked for by `run`."""
     parameters = [
-        parameter.replace(default="") if parameter.name == "model" else parameter
+        _optional(parameter) if parameter.name == "model" else parameter
         for parameter in parameters_of(Options, _GROUP)
     ]
 
@@ -53,12 +54,17 @@ def build(tokens: Sequence[str]) -> cyclopts.App:
         if name.upper() == LIST:
             report.show_table("The experiments", *catalogue())
             return
-        run(name, Options(**options), output or Path(f"reproduce-{name}"), resume, tokens)
+        run(name, Options(**{"model": "", **options}), output or Path(f"reproduce-{name}"), resume, tokens)
 
     reproduce.__doc__ = _HELP
     app = cyclopts.App(name="reproduce", help_format="plaintext")
     app.default(with_parameters(reproduce, parameters))
     return app
+
+
+def _optional(parameter: inspect.Parameter) -> inspect.Parameter:
+    annotation: Any = Annotated[parameter.annotation, cyclopts.Parameter(show_default=False)]
+    return parameter.replace(default="", annotation=annotation)
 
 
 def catalogue() -> tuple[list[str], list[list[str]]]:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefixtune import baselines, corpora, methods
-from prefixtune.errors import ConfigError, ModelError, PrefixtuneError
+from prefixtune.errors import ConfigError, PrefixtuneError
 from prefixtune.reproduce.experiment import Arm, Base, Cell, Experiment, Trained, Variable
 from prefixtune.reproduce.material import Material
 from prefixtune.reproduce.options import FIRST_SEED, Options
 from prefixtune.reproduce.search import Candidate, chosen_arms
 from prefixtune.tasks import Task
+from prefixtune.tasks.loading import named_failure, quiet
 from prefixtune.training.adaptation import Adaptation, Prefixed
 from prefixtune.training.config import RunConfig
 
@@ -166,11 +167,9 @@ def read_base(model_id: str) -> Base:
     """What the experiments may ask about the base model. Raises ModelError when there is no such model."""
     from transformers import AutoConfig, AutoTokenizer
 
-    try:
+    with named_failure(model_id), quiet():
         config = AutoConfig.from_pretrained(model_id)
         tokenizer = AutoTokenizer.from_pretrained(model_id)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"cannot load the model {model_id!r}: {' '.join(str(error).split())}") from error
 
     def tokens(text: str) -> int:
         # A decoder's text begins as its tokenizer begins one, and does not end (prefixtune.initialisation).

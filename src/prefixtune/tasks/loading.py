@@ -19,6 +19,7 @@ _REPORTERS = (
     "transformers.utils.loading_report",
     "transformers.distributed.tensor_parallel",
     "transformers.integrations.tensor_parallel",
+    "huggingface_hub.utils._http",
 )
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -39,7 +40,7 @@ def load_base(
     """
     if dtype not in DTYPES:
         raise ConfigError(f"unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
-    with _named_failure(model_id):
+    with named_failure(model_id), quiet():
         from transformers import AutoConfig, AutoTokenizer
 
         config = AutoConfig.from_pretrained(model_id)
@@ -47,7 +48,7 @@ def load_base(
     rates = {} if dropout else _zero_dropout(config)
     loader = (task or _default_task()).model_class(config)
     options = task.model_options() if task else {}
-    with _named_failure(model_id), _quiet():
+    with named_failure(model_id), quiet():
         model, report = loader.from_pretrained(model_id, dtype=dtype, output_loading_info=True, **rates, **options)
     _refuse_holes(model, report, model_id)
     _make_paddable(model, tokenizer)
@@ -116,7 +117,8 @@ def _make_paddable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 
 
 @contextlib.contextmanager
-def _named_failure(model_id: str) -> Iterator[None]:
+def named_failure(model_id: str) -> Iterator[None]:
+    """What goes wrong while a model is loaded, as one ModelError."""
     try:
         yield
     except (OSError, ValueError, KeyError) as error:
@@ -126,8 +128,11 @@ def _named_failure(model_id: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Transformers' reports on missing and unsharded weights are read by `_refuse_holes` instead of being printed."""
+def quiet() -> Iterator[None]:
+    """Transformers' reports on missing and unsharded weights are read by `_refuse_holes` instead of being printed.
+
+    That the hub cannot be reached is in the error that follows.
+    """
     from transformers.utils import logging as progress
 
     loggers = [logging.getLogger(name) for name in _REPORTERS]
