@@ -256,7 +256,9 @@ def test_a_rate_of_a_part_that_the_user_gives_goes_before_the_rows(place: Path, 
     assert (config.lr, config.part_lr) == (0.1, {"keys": 0.05})
 
 
-@pytest.mark.parametrize("name", ["max_target_length", "batch_size", "epochs", "warmup", "part_lr"])
+@pytest.mark.parametrize(
+    "name", ["max_target_length", "batch_size", "epochs", "warmup", "part_lr", "length_penalty", "seed"]
+)
 def test_a_word_where_a_number_belongs_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} is 'abc'; expected"):
         RunConfig(model="m", task="tagging", train="t", method="full", output="o", **{name: "abc"})

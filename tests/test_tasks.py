@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,7 @@ def test_a_whole_character_written_as_two_halves_is_read(tmp_path: Path) -> None
     [
         ("classification", {"text": ["a", "b"], "label": "x"}, 'expected a text, got \\["a", "b"\\]'),
         ("classification", {"text": "a", "label": ["x", "y"]}, 'expected one label, got \\["x", "y"\\]'),
+        ("classification", {"text": [date(2026, 1, 2)], "label": "x"}, 'expected a text, got ..2026-01-02"'),
         ("choice", {"text": {"a": 1}, "choices": ["b", "c"], "label": 0}, 'expected a text, got {"a": 1}'),
         ("spans", {"text": ["abc"], "spans": [[0, 1]], "label": "x"}, 'expected a text, got \\["abc"\\]'),
         ("text2text", {"source": "a", "target": ["good", None]}, "expected a text, got null"),

@@ -316,14 +316,19 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor, *, shifted: bool) -
 def as_text(value: Any, where: str) -> str:
     """One text, or the number that a file has in its place. Raises DataError for a list, a mapping or a null."""
     if value is None or isinstance(value, dict | list):
-        raise DataError(f"{where}: expected a text, got {json.dumps(value, ensure_ascii=False)[:60]}")
+        raise DataError(f"{where}: expected a text, got {_shown(value)}")
     return str(value)
+
+
+def _shown(value: Any) -> str:
+    """A value of a file as the file has it; the hub's data sets also hold dates."""
+    return json.dumps(value, ensure_ascii=False, default=str)[:60]
 
 
 def label_name(value: Any, where: str) -> str:
     """A label as the string it is stored under, so that 1 in JSON and "1" in CSV are one label."""
     if value is None or isinstance(value, dict | list):
-        raise DataError(f"{where}: expected one label, got {json.dumps(value, ensure_ascii=False)[:60]}")
+        raise DataError(f"{where}: expected one label, got {_shown(value)}")
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and not value.is_integer():

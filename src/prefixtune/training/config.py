@@ -181,8 +181,8 @@ class RunConfig:
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 < value < math.inf:
                 raise ConfigError(f"{name} is {value!r}; expected a number above 0")
-        if not math.isfinite(self.length_penalty):
-            raise ConfigError(f"length_penalty is {self.length_penalty}; expected a number")
+        if not isinstance(self.length_penalty, int | float) or not math.isfinite(self.length_penalty):
+            raise ConfigError(f"length_penalty is {self.length_penalty!r}; expected a number")
         if not isinstance(self.seed, int) or not 0 <= self.seed <= MOST_SEED:
             raise ConfigError(f"seed is {self.seed!r}; expected a whole number from 0 to {MOST_SEED}")
         for name in ("warmup", "weight_decay", "clip"):
