@@ -16,7 +16,7 @@ import torch
 from test_kernel import GATES, HEADS, SCALE, D, T, call, formula, masks, same, tensors, with_gradients
 from torch import Tensor
 
-from prefixtune import attention, flash, kernel
+from prefixtune import attention, flash, products
 from prefixtune.kernel import merged_attention
 
 
@@ -186,7 +186,7 @@ def test_shapes_types_and_devices_fit_cudas_operations(
     """torch's own operations for CUDA, on tensors without numbers."""
     monkeypatch.setattr(flash, "_has_flash", lambda device: True)
     given, (seen, causal) = tensors((4, 2), GATES[gate], sizes=(8, 8)), masks()[mask]
-    for table, entry in ((flash._SIZES, 8), (kernel.BLOCK, 2**24)):
+    for table, entry in ((flash._SIZES, 8), (products.BLOCK, 2**24)):
         monkeypatch.setitem(table, "meta", entry)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)  # which has no word for this device
     monkeypatch.setattr(torch, "autocast", lambda *args, **options: nullcontext())

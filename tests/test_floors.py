@@ -23,6 +23,7 @@ FLOORS = {
     "gating": 0,
     "rotary": 0,
     "kernel": 0,
+    "products": 0,
     "attention": 0,
     "separate": 0,
     "packing": 0,

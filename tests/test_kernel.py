@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from prefixtune import attention, flash, kernel
+from prefixtune import attention, flash, kernel, products
 from prefixtune.attention import AttentionCall, joint_attention
 from prefixtune.kernel import merged_attention
 
@@ -105,7 +105,7 @@ def masks() -> dict[str, tuple[Tensor | None, bool]]:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks of queries even in these small shapes."""
-    monkeypatch.setattr(kernel, "_blocks", lambda heads, count, length, device: [slice(0, 4), slice(4, count)])
+    monkeypatch.setattr(products, "_blocks", lambda heads, count, length, device: [slice(0, 4), slice(4, count)])
 
 
 def with_gradients(function: Callable[..., Tensor], inputs: tuple[Tensor | None, ...], *rest: Any) -> list[Tensor]:
@@ -291,7 +291,7 @@ def test_layers_below_the_lowest_prefix_cost_no_flash_backward() -> None:
 @pytest.mark.parametrize("gate", GATES)
 def test_nothing_of_size_queries_times_keys_is_kept_or_made(gate: str, monkeypatch: pytest.MonkeyPatch) -> None:
     queries, keys = 256, 256
-    monkeypatch.setitem(kernel.BLOCK, "cpu", 64)  # the least: 64 queries a block
+    monkeypatch.setitem(products.BLOCK, "cpu", 64)  # the least: 64 queries a block
     shape = GATES[gate] and (GATES[gate][0], 1 if GATES[gate][1] == 1 else queries)
     inputs = tensors((4, 4), shape, queries=queries, keys=keys)
     saved: list[Tensor] = []

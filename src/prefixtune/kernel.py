@@ -20,14 +20,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from prefixtune import flash
+from prefixtune import flash, products
 from prefixtune.gating import repeat_of
-
-BLOCK = {"cpu": 2**17, "cuda": 2**24}
-"""How many prefix scores are in memory at a time; on a CPU, 512 KB in float32 stay in a core's cache."""
-
-Gradients = tuple[Tensor, Tensor, Tensor, Tensor | None]
-"""Of the queries, the prefix's keys, its values and the gate."""
+from prefixtune.products import Gradients, as_rows, one_row
 
 
 def merged_attention(
@@ -86,7 +81,7 @@ def mixed_attention(
         for part in parts if len(together) < 2 else [part for part in parts if not _gathers(part)]:
             some, gate = query.index_select(0, part.rows), part.gate
             keys, values = (_sized(x, size).to(query.dtype) for x in (part.key, part.value))
-            attend = _by_position if _in_blocks(some, gate) else _by_sequence
+            attend = products.forward if _in_blocks(some, gate) else _by_sequence
             _merge_rows(out, lse, part.rows, *attend(some, keys, values, gate, scale))
         if len(together) > 1:
             rows, keys, values, seen = _gathered(together, query.dtype, size)
@@ -140,10 +135,10 @@ def _sized(x: Tensor, size: int) -> Tensor:
 def prefix_attention(query: Tensor, prefix_key: Tensor, prefix_value: Tensor, scale: float) -> Tensor:
     """Attention of every query of the batch `[B, H, T, Dk]` to the prefix `[G, P, D]` alone: `[B, H, T, Dv]`."""
     grouped = query.shape[1] != len(prefix_key)
-    one_row = F.scaled_dot_product_attention(
-        _one_row(query), prefix_key[None], prefix_value[None], scale=scale, enable_gqa=grouped
+    out = F.scaled_dot_product_attention(
+        one_row(query), prefix_key[None], prefix_value[None], scale=scale, enable_gqa=grouped
     )
-    return _as_rows(one_row, len(query))
+    return as_rows(out, len(query))
 
 
 def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -178,7 +173,7 @@ def _merged(
     """`merged_attention` of tensors of one head size: `[B, H, T, Dv]`, and both parts' log-sum-exps `[B, H, T]`."""
     with torch.autocast(query.device.type, enabled=False):
         out, lse = flash.forward(query, key, value, additive(mask, query.dtype), causal, scale)
-        part = _by_position if _in_blocks(query, gate) else _by_sequence
+        part = products.forward if _in_blocks(query, gate) else _by_sequence
         prefix_out, prefix_lse = part(query, prefix_key, prefix_value, gate, scale)
         out.lerp_(prefix_out, _share(lse, prefix_lse).to(out.dtype))
     return out, lse, prefix_lse
@@ -212,7 +207,7 @@ class _Merged(torch.autograd.Function):
                 )
             if ctx.needs_input_grad[0] or any(ctx.needs_input_grad[3:6]):
                 gate = gate if ctx.repeat is None else ctx.repeat()
-                part = _by_position_backward if _in_blocks(query, gate) else _by_sequence_backward
+                part = products.backward if _in_blocks(query, gate) else _by_sequence_backward
                 through_prefix, d_prefix_key, d_prefix_value, d_gate = part(
                     grad, query, prefix_key, prefix_value, gate, out, lse, ctx.scale
                 )
@@ -238,8 +233,8 @@ def _by_sequence(
     keys, values = _folded(prefix_key, gate, query), _folded(prefix_value, gate, query)  # [B|1, G, P, D]
     if len(keys) == B:
         return flash.forward(query, keys, values, None, False, scale)
-    out, lse = flash.forward(_one_row(query), keys, values, None, False, scale)
-    return _as_rows(out, B), _as_rows(lse[..., None], B)[..., 0]
+    out, lse = flash.forward(one_row(query), keys, values, None, False, scale)
+    return as_rows(out, B), as_rows(lse[..., None], B)[..., 0]
 
 
 def _by_sequence_backward(
@@ -257,12 +252,12 @@ def _by_sequence_backward(
     if len(keys) == B:
         d_query, d_keys, d_values = flash.backward(grad, query, keys, values, out, lse, None, False, scale)
     else:
-        one_grad, one_query, one_out = _one_row(grad), _one_row(query), _one_row(out)
-        one_lse = _one_row(lse[..., None])[..., 0]
+        one_grad, one_query, one_out = one_row(grad), one_row(query), one_row(out)
+        one_lse = one_row(lse[..., None])[..., 0]
         d_query, d_keys, d_values = flash.backward(
             one_grad, one_query, keys, values, one_out, one_lse, None, False, scale
         )
-        d_query = _as_rows(d_query, B)
+        d_query = as_rows(d_query, B)
     if gate is None:
         return d_query, d_keys.sum(0), d_values.sum(0), None
     d_gate = (d_keys * prefix_key).sum((1, 3)) + (d_values * prefix_value).sum((1, 3))  # [B|1, P]
@@ -279,104 +274,3 @@ def _folded(prefix: Tensor, gate: Tensor | None, query: Tensor) -> Tensor:
     """
     folded = prefix[None] if gate is None else prefix * gate.mT[:, None].to(prefix.dtype)
     return folded if flash.on_cpu(query) else folded.expand(len(query), -1, -1, -1)
-
-
-def _one_row(x: Tensor) -> Tensor:
-    """`[B, H, T, D]` as `[1, H, N, D]`: a view where memory runs B, T, H, D, as it does in transformer layers."""
-    B, H, T, D = x.shape
-    return x.transpose(1, 2).reshape(1, B * T, H, D).transpose(1, 2)
-
-
-def _as_rows(x: Tensor, batch: int) -> Tensor:
-    """`[1, H, N, D]` as `[B, H, T, D]`."""
-    return x.transpose(1, 2).unflatten(1, (batch, -1))[0].transpose(1, 2)
-
-
-# A gate that differs from query to query cannot be folded into keys, and where queries are few it is cheaper not to
-# fold a sequence's: matrix products over blocks of queries.
-
-
-def _by_position(
-    query: Tensor, prefix_key: Tensor, prefix_value: Tensor, gate: Tensor | None, scale: float
-) -> tuple[Tensor, Tensor]:
-    """Attention to the prefix alone under a gate `[B|1, T|1, P]`: out `[B, H, T, Dv]`, lse `[B, H, T]`."""
-    assert gate is not None
-    B, H, T, _ = query.shape
-    dtype = _exact(query.dtype)
-    keys, values = _by_head(prefix_key, H, dtype).mul_(scale), _by_head(prefix_value, H, dtype)
-    queries, gates = _one_row(query)[0], _by_query(gate, B, T, dtype)  # [H, N, Dk], [N, P]
-    out = query.new_empty(B * T, H, values.shape[2]).transpose(0, 1)  # [H, N, Dv]
-    lse = query.new_empty(B * T, H, 1, dtype=dtype).transpose(0, 1)
-    for block in _blocks(H, B * T, keys.shape[1], query.device):
-        score = (queries[:, block].to(dtype) @ keys.mT).mul_(gates[block])  # [H, n, P]
-        most = score.amax(-1, keepdim=True)
-        weight = score.sub_(most).exp_()
-        total = weight.sum(-1, keepdim=True)
-        out[:, block] = (weight.mul_(gates[block]) @ values).div_(total)
-        lse[:, block] = total.log_().add_(most)
-    return _as_rows(out[None], B), _as_rows(lse[None], B)[..., 0]
-
-
-def _by_position_backward(
-    grad: Tensor,
-    query: Tensor,
-    prefix_key: Tensor,
-    prefix_value: Tensor,
-    gate: Tensor | None,
-    out: Tensor,
-    lse: Tensor,
-    scale: float,
-) -> Gradients:
-    """With a = softmax weight, g = gate, r = scale * q . k, u = dout . v:  d score = a * (g * u - dout . out),
-    d r = g * d score,  d v = sum a * g * dout,  d gate = sum over heads of r * d score + a * u.
-    """
-    assert gate is not None
-    B, H, T, _ = query.shape
-    dtype = lse.dtype
-    keys, values = _by_head(prefix_key, H, dtype).mul_(scale), _by_head(prefix_value, H, dtype)
-    queries, grads, outs = _one_row(query)[0], _one_row(grad)[0], _one_row(out)[0]  # [H, N, D]
-    negative_lses, gates = _one_row(lse[..., None])[0].neg(), _by_query(gate, B, T, dtype)  # [H, N, 1], [N, P]
-    d_query = query.new_empty(B * T, H, query.shape[3]).transpose(0, 1)
-    d_keys, d_values, d_gates = torch.zeros_like(keys), torch.zeros_like(values), torch.empty_like(gates)
-    # Twice the length, because scores and their gradients are in memory at a time.
-    for block in _blocks(H, B * T, 2 * keys.shape[1], query.device):
-        q, d_out, g = queries[:, block].to(dtype), grads[:, block].to(dtype), gates[block]
-        delta = (d_out * outs[:, block]).sum(-1, keepdim=True)  # [H, n, 1]
-        raw, u = q @ keys.mT, d_out @ values.mT  # [H, n, P]
-        weight = torch.addcmul(negative_lses[:, block], raw, g).exp_()
-        through_value = u.mul_(weight)
-        d_score = (through_value * g).addcmul_(weight, delta, value=-1)
-        torch.sum(through_value.addcmul_(raw, d_score), dim=0, out=d_gates[block])
-        d_raw = d_score.mul_(g)
-        d_values.baddbmm_(weight.mul_(g).mT, d_out)
-        d_keys.baddbmm_(d_raw.mT, q)
-        d_query[:, block] = d_raw @ keys
-    d_gate = d_gates.view(B, T, -1).sum_to_size(gate.shape).to(gate.dtype)
-    d_prefix_key = _by_group(d_keys.mul_(scale), prefix_key)
-    return _as_rows(d_query[None], B), d_prefix_key, _by_group(d_values, prefix_value), d_gate
-
-
-def _exact(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of scores and weights: never below float32."""
-    return torch.float32 if dtype in flash.LOW_PRECISION else dtype
-
-
-def _blocks(heads: int, count: int, length: int, device: torch.device) -> list[slice]:
-    """The N queries in runs whose prefix scores `[H, n, P]` are about `BLOCK` numbers."""
-    size = max(64, BLOCK[device.type] // (heads * length))
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
-
-
-def _by_head(prefix: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
-    """`[G, P, D]` to `[H, P, D]`: a copy with each query head's keys or values."""
-    return prefix.to(dtype).repeat_interleave(heads // len(prefix), dim=0)
-
-
-def _by_group(by_head: Tensor, prefix: Tensor) -> Tensor:
-    """The gradient `[H, P, D]` of `_by_head(prefix)` as that of `prefix`, `[G, P, D]`."""
-    return by_head.unflatten(0, (len(prefix), -1)).sum(1).to(prefix.dtype)
-
-
-def _by_query(gate: Tensor, batch: int, length: int, dtype: torch.dtype) -> Tensor:
-    """The gate `[B|1, T|1, P]` as `[N, P]`."""
-    return gate.to(dtype).expand(batch, length, -1).flatten(0, 1)
