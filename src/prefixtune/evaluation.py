@@ -132,7 +132,7 @@ def generate(
 ) -> list[dict[str | None, str]]:
     """For every prompt the answer under every one of `names` (None: the bare base model).
 
-    All answers to a prompt come from one batch, a prefix a row.
+    All answers to a prompt come from one batch, a prefix a row, where one token ends them all.
     """
     import torch
 
@@ -151,12 +151,25 @@ def generate(
     with seeded(decoding), torch.no_grad():
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
-            with _using(model, [jobs[job][1] for job in chosen]):
-                texts = generate_batch(model, tokenizer, [ids[job] for job in chosen], loaded.window, decoding)
-            for job, text in zip(chosen, texts, strict=True):
-                row, name = jobs[job]
-                answers[row][name] = text
+            for end, alike in _by_end(tokenizer, tails, jobs, chosen).items():
+                with _using(model, [jobs[job][1] for job in alike]):
+                    texts = generate_batch(model, tokenizer, [ids[job] for job in alike], loaded.window, decoding, end)
+                for job, text in zip(alike, texts, strict=True):
+                    row, name = jobs[job]
+                    answers[row][name] = text
     return answers
+
+
+def _by_end(
+    tokenizer: PreTrainedTokenizerBase, tails: Mapping[str | None, Text2Text], jobs: Sequence[tuple[int, str | None]],
+    chosen: Sequence[int],
+) -> dict[int | None, list[int]]:  # fmt: skip
+    """The chosen jobs by the token that ends their answers: where prefixes differ in it, a batch is taken apart."""
+    found: dict[int | None, list[int]] = {}
+    for job in chosen:
+        task = tails[jobs[job][1]]
+        found.setdefault(None if task.end_token is None else task.end(tokenizer), []).append(job)
+    return found
 
 
 def _using(model: PreTrainedModel, names: Sequence[str | None]) -> AbstractContextManager[None]:

@@ -20,7 +20,7 @@ from prefixtune.probe import lengths, reading
 from prefixtune.reproduce.material import Material
 from prefixtune.reproduce.plan import adaptation
 from prefixtune.tasks import Decoding, Table
-from prefixtune.tasks.decoding import reserve
+from prefixtune.tasks.decoding import answered, ends, reserve
 from prefixtune.tasks.task import batches_by_length
 from prefixtune.tasks.text2text import Text2Text, grouped
 from prefixtune.training.adaptation import Adaptation
@@ -64,13 +64,14 @@ def _score(
         raise ConfigError(f"an ensemble generates text; expected text2text, not {task.kind if task else 'no task'}")
     keep = reserve(loaded.model, loaded.window, decoding)
     prompts = task.prompts(list(grouped(table)), loaded.model, loaded.tokenizer, loaded.window, reserved=keep)
-    answers = generate(loaded, names, prompts, decoding)
+    answers = generate(loaded, names, prompts, decoding, end=task.end(loaded.tokenizer))
     return {**task.score(answers, table), **material.score(answers, table)}
 
 
 def generate(
-    loaded: Loaded, names: Sequence[str], prompts: Sequence[list[int]], decoding: Decoding, batch_size: int = 32
-) -> list[str]:
+    loaded: Loaded, names: Sequence[str], prompts: Sequence[list[int]], decoding: Decoding, batch_size: int = 32,
+    end: int | None = None,
+) -> list[str]:  # fmt: skip
     """One greedy answer a prompt by the mean of the logits under the prefixes `names`.
 
     A batch holds every prompt once under each prefix; after each step all its rows get the mean, and so the same token.
@@ -90,15 +91,13 @@ def generate(
         most = decoding.max_new_tokens
         if left and loaded.window.positions is not None:
             most = min(most, loaded.window.positions - width)
-        ends = model.generation_config.eos_token_id
-        ends = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
         with torch.no_grad(), pt.using(model, [*names] * len(rows)):
             out = model.generate(
                 input_ids=padded["input_ids"], attention_mask=padded["attention_mask"], max_new_tokens=most,
                 num_beams=1, do_sample=False, logits_processor=LogitsProcessorList([MeanOfRows(E)]),
-                pad_token_id=tokenizer.pad_token_id, eos_token_id=sorted(ends) or None,
+                pad_token_id=tokenizer.pad_token_id, eos_token_id=ends(model, tokenizer, end) or None,
             )  # fmt: skip
-        told = tokenizer.batch_decode(out[::E, width:], skip_special_tokens=True)
+        told = tokenizer.batch_decode(answered(out[::E], width, end), skip_special_tokens=True)
         for row, text in zip(rows, told, strict=True):
             answers[row] = text.strip()
     return answers

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prefixtune.errors import DataError
-from prefixtune.tasks.task import Decoding, Window, batches_by_length
+from prefixtune.tasks.task import Decoding, Window, batches_by_length, tell_once
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,7 @@ def reserve(model: PreTrainedModel, window: Window, decoding: Decoding) -> int:
 
 def generate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]], window: Window,
-    decoding: Decoding, batch_size: int,
+    decoding: Decoding, batch_size: int, end: int | None = None,
 ) -> list[str]:  # fmt: skip
     """One answer a prompt, in the order given. Sampling is seeded, and leaves the global random state as it was."""
     import torch
@@ -34,7 +34,7 @@ def generate(
     try:
         with seeded(decoding), torch.no_grad():
             for rows in batches_by_length([{"input_ids": prompt} for prompt in prompts], batch_size):
-                texts = generate_batch(model, tokenizer, [prompts[row] for row in rows], window, decoding)
+                texts = generate_batch(model, tokenizer, [prompts[row] for row in rows], window, decoding, end)
                 for row, text in zip(rows, texts, strict=True):
                     answers[row] = text
     finally:
@@ -55,9 +55,9 @@ def seeded(decoding: Decoding) -> Iterator[None]:
 
 def generate_batch(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]], window: Window,
-    decoding: Decoding,
+    decoding: Decoding, end: int | None = None,
 ) -> list[str]:  # fmt: skip
-    """One answer a prompt, all in one batch."""
+    """One answer a prompt, all in one batch, up to the token `end` or another that ends the model's texts."""
     ids, mask = padded(prompts, tokenizer.pad_token_id, left=not model.config.is_encoder_decoder)
     width = 0 if model.config.is_encoder_decoder else ids.shape[1]
     most = decoding.max_new_tokens
@@ -72,9 +72,48 @@ def generate_batch(
     ids, mask = ids.to(model.device), mask.to(model.device)
     out = generator.generate(
         input_ids=ids, attention_mask=mask, max_new_tokens=most, past_key_values=read_once(model, ids, mask, decoding),
-        **_generation_options(model, tokenizer, decoding),
+        **_generation_options(model, tokenizer, decoding, end),
     )  # fmt: skip
-    return [text.strip() for text in tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)]
+    return [text.strip() for text in tokenizer.batch_decode(answered(out, width, end), skip_special_tokens=True)]
+
+
+def answered(out: torch.Tensor, width: int, end: int | None) -> list[list[int]]:
+    """What was generated behind a prompt of `width` tokens (0: an encoder-decoder's start) and before the end token.
+
+    The end token need not be one that a tokenizer leaves out when it decodes.
+    """
+    rows: list[list[int]] = out[:, width or 1 :].tolist()
+    return [ids[: ids.index(end)] if end in ids else ids for ids in rows]
+
+
+def ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end: int | None) -> list[int]:
+    """The tokens that end an answer: the model's own, and what training ended every target with."""
+    own: int | list[int] | None = model.generation_config.eos_token_id
+    known = [*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id, end]
+    return list(dict.fromkeys(token for token in known if token is not None))
+
+
+ALIKE = 0.999
+"""From which cosine on two tokens have the same output weights, up to their rounding."""
+
+
+def tell_of_unlearned_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end: int) -> None:
+    """A warning where the output weights of the end token are those of other tokens too, as in rows never trained.
+
+    Then no hidden state makes the end likelier than they are, so neither a prefix nor a LoRA can learn to stop.
+    """
+    from torch.nn.functional import cosine_similarity
+
+    head = model.get_output_embeddings()
+    if head is None or not head.weight.is_floating_point():
+        return
+    weight = head.weight.detach()
+    alike = int((cosine_similarity(weight, weight[end : end + 1]) > ALIKE).sum()) - 1
+    if alike > 0:
+        tell_once(
+            f"the base never learned its end token {tokenizer.convert_ids_to_tokens(end)!r}: {alike} other tokens have "
+            "the same output weights, so answers will not end; name a token that it ends texts with as end_token"
+        )
 
 
 def read_once(
@@ -103,15 +142,11 @@ def read_once(
 
 
 def _generation_options(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, decoding: Decoding
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, decoding: Decoding, end: int | None
 ) -> dict[str, Any]:
-    ends = model.generation_config.eos_token_id
-    ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-    if tokenizer.eos_token_id is not None:  # the token that training ends every target with
-        ends = list(dict.fromkeys([*ends, tokenizer.eos_token_id]))
     options: dict[str, Any] = {
         "num_beams": decoding.beams, "do_sample": decoding.sample, "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": ends or None,
+        "eos_token_id": ends(model, tokenizer, end) or None,
     }  # fmt: skip
     if decoding.beams > 1:
         options["length_penalty"] = decoding.length_penalty

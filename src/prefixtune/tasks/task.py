@@ -287,11 +287,12 @@ def tell_of_cuts(name: str, lengths: Sequence[int], limit: int | None) -> None:
     """A warning, once for each file, when inputs fill all the tokens there is room for: what was longer was cut."""
     full = sum(length >= limit for length in lengths) if limit is not None else 0
     if full:
-        _tell_once(f"{name}: {full} of {len(lengths)} inputs fill all {limit} tokens there is room for and may be cut")
+        tell_once(f"{name}: {full} of {len(lengths)} inputs fill all {limit} tokens there is room for and may be cut")
 
 
 @functools.cache
-def _tell_once(message: str) -> None:
+def tell_once(message: str) -> None:
+    """A warning, the first time that it is given."""
     logging.getLogger("prefixtune").warning(message)
 
 

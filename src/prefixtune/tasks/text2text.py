@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from prefixtune import metrics
-from prefixtune.errors import DataError, ModelError
-from prefixtune.tasks.decoding import generate, reserve
+from prefixtune.errors import ConfigError, DataError, ModelError
+from prefixtune.tasks.decoding import generate, reserve, tell_of_unlearned_end
 from prefixtune.tasks.readers import Table
 from prefixtune.tasks.task import (
     IGNORED,
@@ -35,10 +35,12 @@ class Text2Text(Task):
     Args:
         separator: what stands between source and target on a decoder.
         max_target_length: the most target tokens trained on, the end token included; None: no bound.
+        end_token: what ends a target, a token of the tokenizer; None: the one that the tokenizer names.
     """
 
     separator: str = "\n"
     max_target_length: int | None = None
+    end_token: str | None = None
 
     kind: ClassVar[str] = "text2text"
     required: ClassVar[tuple[str, ...]] = ("source", "target")
@@ -47,7 +49,8 @@ class Text2Text(Task):
     @classmethod
     def learn(cls, table: Table, **options: Any) -> Self:
         table.require(cls.required)
-        return cls(separator=options.get("separator", "\n"), max_target_length=options.get("max_target_length"))
+        own = {field.name for field in fields(Text2Text)}
+        return cls(**{name: value for name, value in options.items() if name in own})
 
     def prepared(self, table: Table) -> Table:
         """Rows of one string `source` and one string `target`: a list of targets becomes one row each."""
@@ -127,12 +130,32 @@ class Text2Text(Task):
         self, table: Table, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     ) -> list[list[int]]:
         """Token ids of the targets, exactly as generation is to write them."""
-        if tokenizer.eos_token_id is None:
-            raise ModelError("the tokenizer has no end token, so generation could not learn to stop; set eos_token")
+        end = self.end(tokenizer)
+        tell_of_unlearned_end(model, tokenizer, end)
         encoded = tokenizer(text_target=[row["target"] for row in table.rows], add_special_tokens=False)["input_ids"]
+        if self.end_token is not None and (within := [i for i, ids in enumerate(encoded) if end in ids]):
+            raise DataError(
+                f"{table.where(within[0])}: the target holds the end token {self.end_token!r}, behind which nothing "
+                f"would be generated; expected one that no target holds"
+            )
         first = _forced_first(model)
         keep = None if self.max_target_length is None else max(self.max_target_length - 1 - len(first), 0)
-        return [first + ids[:keep] + [tokenizer.eos_token_id] for ids in encoded]
+        return [[*first, *ids[:keep], end] for ids in encoded]
+
+    def end(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        """The id of the token that ends a target. Raises ModelError where there is none, ConfigError for no token."""
+        if self.end_token is None:
+            if tokenizer.eos_token_id is None:
+                raise ModelError("the tokenizer has no end token, so generation could not learn to stop; set end_token")
+            return int(tokenizer.eos_token_id)
+        found = tokenizer.get_vocab().get(self.end_token)
+        ids = [found] if found is not None else tokenizer(self.end_token, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1:
+            raise ConfigError(
+                f"end_token {self.end_token!r} is {len(ids)} tokens ({tokenizer.convert_ids_to_tokens(ids)}); expected "
+                f"one token of the tokenizer, as {tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)!r}"
+            )
+        return int(ids[0])
 
     def collator(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:
         from transformers import DataCollatorForSeq2Seq
@@ -178,7 +201,7 @@ class Text2Text(Task):
         prompts = dict(zip(sources, self.prompts(sources, model, tokenizer, window, reserved=kept), strict=True))
         for table in tables:
             tell_of_cuts(table.name, [len(prompts[source]) for source in grouped(table)], window.inputs(kept))
-        texts = generate(model, tokenizer, list(prompts.values()), window, decoding, batch_size)
+        texts = generate(model, tokenizer, list(prompts.values()), window, decoding, batch_size, self.end(tokenizer))
         found = dict(zip(prompts, texts, strict=True))
         return [[found[source] for source in grouped(table)] for table in tables]
 

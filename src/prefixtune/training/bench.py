@@ -84,7 +84,7 @@ def read_data(config: RunConfig) -> tuple[Task, Data]:
     train_table = table(config.train, config.train_split)
     task = kind.learn(
         train_table, separator=config.separator, max_target_length=config.max_target_length,
-        tag_scheme=config.tag_scheme,
+        end_token=config.end_token, tag_scheme=config.tag_scheme,
     )  # fmt: skip
     eval_table = task.prepared(table(config.eval, config.eval_split)) if config.eval else None
     test_table = task.prepared(table(config.test, config.test_split)) if config.test else None

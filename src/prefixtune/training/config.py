@@ -77,6 +77,9 @@ class RunConfig:
     max_target_length: int | None = None
     """Text to text: the most target tokens trained on."""
 
+    end_token: str | None = None
+    """Text to text: the token that ends a target. Default: the tokenizer's end token, which not every base learned."""
+
     loss: str = "token_mean"
     """'token_mean', or 'sentence_sum': summed over a sentence's tokens, averaged over sentences (Prefix-Tuning)."""
 
