@@ -67,11 +67,11 @@ def test_a_recipe_that_depends_on_the_size_is_told_for_each(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def recipe(cell: Cell) -> dict[str, Any]:
-        return {"max_steps": 5 if cell.size == 8 else 2, "batch_size": 8}
+        return {"max_steps": 5 if cell.size == 8 else 2, "end_token": "<s>"}
 
     monkeypatch.setattr(reproduce, "find", lambda name: tiny_experiment(sizes=(4, 6, 8), recipe=recipe))
     monkeypatch.setattr(runner, "fit", Fake())
     options = Options(model=str(place / "bert"), data=[str(place / "conll04")], methods=["FT"], lr=[1e-3])
     told = table.caption(runner.run("fake", options, tmp_path / "out", resume=False, command=["x"]))
-    assert "Recipe of conll04, 4, 6 examples: max_steps 2, batch_size 8." in told
-    assert "Recipe of conll04, 8 examples: max_steps 5, batch_size 8." in told
+    assert "Recipe of conll04, 4, 6 examples: max_steps 2, end_token `'<s>'`." in told
+    assert "Recipe of conll04, 8 examples: max_steps 5, end_token `'<s>'`." in told

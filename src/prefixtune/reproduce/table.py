@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,7 +169,7 @@ def caption(found: Findings) -> list[str]:
         changed = {"--limit": plan.options.limit, "--dev-limit": plan.options.dev_limit, **plan.options.changes()}
         changed |= {name: getattr(plan.options, name) for name in ("lr", "lengths", "sizes")}
         changed["rows"] = plan.options.methods
-        told = ", ".join(f"{name} {value}" for name, value in changed.items() if value is not None)
+        told = _listed({name: value for name, value in changed.items() if value is not None})
         lines.append(f"Changed from the paper's recipe: {told or 'nothing'}.")
         lines += [line for corpus in found.materials for line in _recipes(found, corpus)]
         lines += [line for corpus, one in found.materials.items() for line in _constants(corpus, one)]
@@ -202,10 +203,19 @@ def _recipes(found: Findings, corpus: str) -> list[str]:
     """The recipe of a corpus; one for each of several sizes where it depends on them."""
     by_recipe: dict[str, list[int | None]] = {}
     for cell in dict.fromkeys(row.cell for row in found.rows if row.cell.corpus == corpus):
-        told = ", ".join(f"{name} {value}" for name, value in found.plan.recipe(cell).items())
+        told = _listed(found.plan.recipe(cell))
         by_recipe.setdefault(told, []).append(cell.size)
     few = {told: f", {', '.join(map(str, sizes))} examples" for told, sizes in by_recipe.items()}
     return [f"Recipe of {corpus}{few[told] if len(by_recipe) > 1 else ''}: {told}." for told in by_recipe]
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    """Names and values, where a text that is no plain word (an end token) is shown as Python writes it."""
+
+    def shown(value: Any) -> str:
+        return f"`{value!r}`" if isinstance(value, str) and not re.fullmatch(r"[\w./ -]+", value) else str(value)
+
+    return ", ".join(f"{name} {shown(value)}" for name, value in settings.items())
 
 
 def markdown(found: Findings) -> str:
