@@ -108,7 +108,9 @@ def tell_of_unlearned_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizer
     if head is None or not head.weight.is_floating_point():
         return
     weight = head.weight.detach()
-    alike = int((cosine_similarity(weight, weight[end : end + 1]) > ALIKE).sum()) - 1
+    own = weight[end : end + 1].float()
+    # In pieces, because vocabularies are large and 16-bit numbers too coarse for this.
+    alike = sum(int((cosine_similarity(some.float(), own) > ALIKE).sum()) for some in weight.split(4096)) - 1
     if alike > 0:
         tell_once(
             f"the base never learned its end token {tokenizer.convert_ids_to_tokens(end)!r}: {alike} other tokens have "
