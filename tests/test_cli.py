@@ -310,6 +310,8 @@ def test_the_help_knows_the_methods_without_importing_them() -> None:
         ('{"encoder": [1, 2]}', False, {"encoder": [1, 2]}),
         ("source=mr, target=ref", False, {"source": "mr", "target": "ref"}),
         ("none", False, None),
+        ("end_token=#,separator=~,b=%", False, {"end_token": "#", "separator": "~", "b": "%"}),
+        ('end_token="\\n",warmup=0.5,c=yes,d=none', False, {"end_token": "\n", "warmup": 0.5, "c": True, "d": None}),
     ],
 )
 def test_lists_and_mappings_are_one_word(text: str, single: bool, value: object) -> None:

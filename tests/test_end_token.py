@@ -13,7 +13,7 @@ from test_training import config, method
 
 import prefixtune as pt
 from prefixtune import evaluation, tasks
-from prefixtune.errors import ConfigError, DataError
+from prefixtune.errors import ConfigError, DataError, ModelError
 from prefixtune.reproduce import derive
 from prefixtune.tasks import Decoding, Table
 from prefixtune.tasks.decoding import ends, generate, tell_of_unlearned_end
@@ -134,11 +134,68 @@ def test_what_is_not_one_token_is_refused(tmp_path: Path, end: str, said: str) -
         text2text(end_token=end).features(table({"source": "a", "target": "b"}), model, tokenizer, Window())
 
 
-def test_a_target_that_holds_it_is_refused_by_its_line(tmp_path: Path) -> None:
+def test_a_target_that_holds_it_is_told_with_its_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model, tokenizer = load_base(tiny.decoder(tmp_path), text2text())
     rows = table({"source": "a", "target": "b"}, {"source": "a", "target": "b. c"})
-    with pytest.raises(DataError, match=r"data, line 2: the target holds the end token '\.'"):
+    tell_once.cache_clear()
+    with caplog.at_level(logging.WARNING, logger="prefixtune"):
         text2text(end_token=".").features(rows, model, tokenizer, Window())
+    assert caplog.messages == [
+        "data: 1 targets hold the end token '.', as data, line 2; no answer will go on behind it"
+    ]
+
+
+def test_a_text_that_is_one_token_goes_before_a_byte_of_that_name() -> None:
+    tokenizer = tiny.byte_tokenizer()
+    assert tokenizer.get_vocab()["£"] == tokenizer("£")["input_ids"][1]  # the name of a byte that "£" ends with
+    with pytest.raises(ConfigError, match="'£' is 2 tokens"):
+        text2text(end_token="£").end(tokenizer)
+    assert text2text(end_token="\n").end(tokenizer) == tokenizer.get_vocab()["Ċ"]
+
+
+def test_a_word_that_the_tokenizer_does_not_know_is_refused() -> None:
+    tokenizer = tiny.letter_tokenizer()
+    with pytest.raises(ConfigError, match="'é' is unknown to the tokenizer"):
+        text2text(end_token="é").end(tokenizer)
+    assert text2text(end_token="[UNK]").end(tokenizer) == tokenizer.unk_token_id
+
+
+def test_what_a_model_is_forced_to_write_first_ends_nothing(tmp_path: Path) -> None:
+    model, tokenizer = load_base(tiny.encoder_decoder(tmp_path), text2text())
+    model.generation_config.forced_bos_token_id = text2text(end_token="|").end(tokenizer)
+    with pytest.raises(ConfigError, match=r"end_token '\|' is what this model is forced to write first"):
+        text2text(end_token="|").features(table({"source": "a", "target": "b"}), model, tokenizer, Window())
+
+
+def test_an_end_token_that_the_model_has_no_row_for_is_refused(tmp_path: Path) -> None:
+    model, tokenizer = load_base(tiny.decoder(tmp_path), text2text())
+    tokenizer.add_tokens(["<over>"])
+    with pytest.raises(ModelError, match="'<over>' has the id 258, but the model has 258 tokens; resize"):
+        tell_of_unlearned_end(model, tokenizer, text2text(end_token="<over>").end(tokenizer))
+
+
+def test_an_answer_has_the_room_that_the_decoder_of_an_encoder_decoder_has(tmp_path: Path) -> None:
+    model, tokenizer = load_base(tiny.encoder_decoder(tmp_path), text2text())
+    room = window(model, tokenizer, 0)
+    model.generation_config.eos_token_id = None
+    (answer,) = generate(model.eval(), tokenizer, [[40, 41, 42]], room, Decoding(max_new_tokens=500), 1)
+    assert len(tokenizer(answer)["input_ids"]) <= 96
+    rows = table({"source": "a", "target": "b" * 96})
+    with pytest.raises(DataError, match="a target has 97 tokens but the decoder has room for 96"):
+        text2text().features(rows, model, tokenizer, room)
+    (feature,) = text2text(max_target_length=96).features(rows, model, tokenizer, room)
+    with torch.no_grad():
+        model(input_ids=torch.tensor([[40]]), labels=torch.tensor([feature["labels"]]))
+
+
+@pytest.mark.parametrize("separator", ["<end>", " <end>", "\n<end>"])
+def test_a_separator_keeps_an_end_token_of_its_own(tmp_path: Path, separator: str) -> None:
+    model, tokenizer = load_base(tiny.decoder(tmp_path), text2text())
+    task = text2text(separator=separator)
+    rows = table({"source": "abc", "target": "xy"}, {"source": "a" * 200, "target": "xy"})
+    short, long = task.features(rows, model, tokenizer, window(model, tokenizer, 0))
+    assert tokenizer.decode(short["input_ids"]) == f"abc{separator}xy<end>"
+    assert tokenizer.decode(long["input_ids"]).endswith(f"a{separator}xy<end>")
 
 
 def test_an_end_that_the_base_never_learned_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

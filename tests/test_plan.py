@@ -63,6 +63,18 @@ def test_a_limit_does_not_make_all_subsets_the_same(
     assert len(set(drawn)) == len(drawn) == 3
 
 
+def test_a_text_of_the_recipe_is_a_text(place: Path) -> None:
+    with pytest.raises(ConfigError, match=r"""--recipe: end_token is 1; expected a text, as in end_token='"1"'"""):
+        Options(model="m", recipe={"end_token": 1})
+    assert Options(model="m", recipe={"end_token": "1", "warmup": 3}).changes() == {"end_token": "1", "warmup": 3}
+
+
+def test_epochs_in_the_place_of_steps_keep_the_share_of_the_warm_up(place: Path, tmp_path: Path) -> None:
+    experiment = tiny_experiment(recipe=lambda cell: {"max_steps": 200, "warmup": 50, "batch_size": 8})
+    made = plan.Plan("fake", experiment, Options(model="m", epochs=3), tmp_path, BASES[0])
+    assert made.recipe(Cell("conll04", None, BASES[0])) == {"warmup": 0.25, "batch_size": 8, "epochs": 3}
+
+
 def test_a_recipe_that_depends_on_the_size_is_told_for_each(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

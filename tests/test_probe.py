@@ -443,6 +443,12 @@ def test_words_of_the_data_are_words_in_the_report(tmp_path: Path) -> None:
     assert "<script>alert(1)</script>" in words and "&amp;" in words
 
 
+def test_names_with_dollar_signs_are_drawn_as_they_are() -> None:
+    pytest.importorskip("matplotlib")
+    panel = Panel("$5^$", [0], [[0.5]], [1.0])
+    assert gates_png([panel], "$x^$").startswith(b"\x89PNG")
+
+
 def test_a_gate_that_turned_its_sign_and_a_missing_position_are_drawn() -> None:
     image = pytest.importorskip("matplotlib.image")
     import io

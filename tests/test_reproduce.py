@@ -185,6 +185,8 @@ class Fake:
         self.data.append(data)
         self.calls.append((config.output, config.lr, set(data.tests), config.seed))
         self.steps[Path(config.output).name] = config.max_steps
+        Path(config.output).mkdir(parents=True, exist_ok=True)
+        (Path(config.output) / "run.json").write_text(json.dumps({"data": data.facts}))
         if config.lr == self.diverges:
             raise Diverged("training diverged")
         dev = {1e-3: 0.2, 1e-2: 0.9, 1e-1: 0.1}[config.lr]
@@ -192,7 +194,6 @@ class Fake:
         found = {"eval": {"f1": dev}, "chosen_by": "f1", "seconds": 1.0, "parameters": sizes}
         if data.tests:
             found["tests"] = {name: {"entity_f1": 1 - dev} for name in data.tests}
-        Path(config.output).mkdir(parents=True, exist_ok=True)
         for file in ("metrics.json", "run.yaml"):
             (Path(config.output) / file).write_text(json.dumps(found))
         return found

@@ -136,6 +136,18 @@ def _structured(hint: Any) -> dict[str, Any]:
     return {"converter": convert, **one_word}
 
 
+def _item(text: str) -> Any:
+    """A number, a truth, none or a list as YAML has it; every other word as it stands, `#` and `~` too."""
+    if text.lower() in ("none", "null"):
+        return None
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    read = isinstance(value, int | float) or text[:1] in ("[", "{", '"', "'")
+    return value if read else text
+
+
 def column_names(text: str | None) -> dict[str, str] | None:
     """The value of --columns: `source=mr,target=ref`."""
     return parse_structured(text, "--columns", single=False, mapping=True, words=True) if text else None
@@ -151,7 +163,7 @@ def parse_structured(text: str, option: str, *, single: bool, mapping: bool, wor
         mapping: only a mapping will do.
         words: what stands in it are names, also `2024` and `yes`.
     """
-    item = str if words else yaml.safe_load
+    item = str if words else _item
     text = text.strip()
     if text.lower() in ("none", "null"):
         return None

@@ -33,7 +33,7 @@ def gates_png(panels: Sequence[Panel], title: str) -> bytes:
     grid = figure.subplots(len(panels), 2, width_ratios=(3.4, 1.0), height_ratios=heights, squeeze=False)
     for (heat, bars), panel in zip(grid, panels, strict=True):
         paint(figure, heat, bars, panel)
-    figure.suptitle(title, fontsize=12, x=0.01, ha="left")
+    figure.suptitle(title, fontsize=12, x=0.01, ha="left", parse_math=False)
     return _png(figure)
 
 
@@ -45,7 +45,7 @@ def paint(figure: Any, heat: Any, bars: Any, panel: Panel) -> None:
     colours, low, high = ("Blues", 0.0, high) if low >= 0 else ("RdBu", -max(-low, high), max(-low, high))
     image = _heat(heat, panel.gates, colours, low, high if high > low else low + 1.0)
     _number(heat, panel.layers, len(panel.gates[0]))
-    heat.set_title(panel.title, fontsize=10, loc="left")
+    heat.set_title(panel.title, fontsize=10, loc="left", parse_math=False)
     figure.colorbar(image, ax=heat, location="left", fraction=0.03, pad=0.02).outline.set_visible(False)
 
     places = range(len(panel.layers))
@@ -76,7 +76,7 @@ def groups_png(panels: Sequence[Panel], mean: Sequence[Sequence[float]], title: 
     for place, (heat, panel, values) in enumerate(zip(axes, panels, offsets, strict=False)):
         image = _heat(heat, values, "RdBu", -most, most)
         _number(heat, panel.layers, len(values[0]), crowded=True)
-        heat.set_title(panel.title, fontsize=10, loc="left")
+        heat.set_title(panel.title, fontsize=10, loc="left", parse_math=False)
         if place % columns:
             heat.set_yticks([])
             heat.set_ylabel("")
@@ -87,7 +87,7 @@ def groups_png(panels: Sequence[Panel], mean: Sequence[Sequence[float]], title: 
         heat.set_visible(False)
     bar = figure.colorbar(image, ax=axes, location="left", fraction=0.03, pad=0.02)
     bar.outline.set_visible(False)
-    figure.suptitle(title, fontsize=12, x=0.01, ha="left")
+    figure.suptitle(title, fontsize=12, x=0.01, ha="left", parse_math=False)
     return _png(figure)
 
 

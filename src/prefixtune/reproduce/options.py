@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -107,9 +108,13 @@ class Options:
         elif self.lr is not None:
             self.lr = _rates(self.lr)
         known = [field.name for field in dataclasses.fields(RunConfig) if field.name not in _OWN]
-        for name in self.recipe or ():
+        hints = typing.get_type_hints(RunConfig)
+        for name, value in (self.recipe or {}).items():
             if name not in known:
                 raise ConfigError(f"--recipe: unknown option {name!r}{near_miss(name, known)}")
+            text = str in (typing.get_args(hints[name]) or (hints[name],))
+            if text and value is not None and not isinstance(value, str):
+                raise ConfigError(f"--recipe: {name} is {value!r}; expected a text, as in {name}='\"{value}\"'")
 
     def changes(self) -> dict[str, Any]:
         """Fields of the run's configuration that are not the paper's."""

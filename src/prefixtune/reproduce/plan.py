@@ -59,7 +59,10 @@ class Plan:
         """What all rows of a cell share: the paper's recipe, and what the user changed."""
         recipe, changes = self.experiment.recipe(cell), self.options.changes()
         if "epochs" in changes and "max_steps" not in changes:
+            steps = recipe.get("max_steps")
             recipe = {name: value for name, value in recipe.items() if name != "max_steps"}
+            if steps and recipe.get("warmup", 0) >= 1:  # the same share of the steps that the epochs are
+                recipe["warmup"] = recipe["warmup"] / steps
         return {**recipe, **changes}
 
     def arms(self, cell: Cell) -> list[Arm]:

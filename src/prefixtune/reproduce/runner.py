@@ -221,10 +221,10 @@ class Worker:
         assert self.material is not None
         self.screen.begin(" ".join(str(part) for part in (cell.corpus, cell.size, arm.name, name) if part is not None))
         data = self.material.data(tested=tested, size=cell.size, draw=draw, dev_share=plan.experiment.dev_share)
-        if (folder / DIVERGED).is_file():
-            found = None
-        elif results.is_finished(folder):
-            found = results.read_metrics(folder)
+        diverged = (folder / DIVERGED).is_file()
+        if diverged or results.is_finished(folder):
+            results.check_same_data(folder, data.facts)
+            found = None if diverged else results.read_metrics(folder)
         else:
             what = self._adaptation(arm, candidate, draw, seed, data.train)
             config = plan.config(

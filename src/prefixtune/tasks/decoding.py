@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from prefixtune.errors import DataError
+from prefixtune.errors import DataError, ModelError
 from prefixtune.tasks.task import Decoding, Window, batches_by_length, tell_once
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def generate_batch(
     """One answer a prompt, all in one batch, up to the token `end` or another that ends the model's texts."""
     ids, mask = padded(prompts, tokenizer.pad_token_id, left=not model.config.is_encoder_decoder)
     width = 0 if model.config.is_encoder_decoder else ids.shape[1]
-    most = decoding.max_new_tokens
+    most = decoding.max_new_tokens if window.targets is None else min(decoding.max_new_tokens, window.targets)
     if width and window.positions is not None:
         most = min(most, window.positions - width)
         if most < 1:
@@ -105,9 +105,16 @@ def tell_of_unlearned_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizer
     from torch.nn.functional import cosine_similarity
 
     head = model.get_output_embeddings()
-    if head is None or not head.weight.is_floating_point():
+    if head is None:
         return
     weight = head.weight.detach()
+    if end >= len(weight):
+        raise ModelError(
+            f"the end token {tokenizer.convert_ids_to_tokens(end)!r} has the id {end}, but the model has {len(weight)} "
+            "tokens; resize its embeddings or name another as end_token"
+        )
+    if not weight.is_floating_point():  # quantised
+        return
     own = weight[end : end + 1].float()
     # In pieces, because vocabularies are large and 16-bit numbers too coarse for this.
     alike = sum(int((cosine_similarity(some.float(), own) > ALIKE).sum()) for some in weight.split(4096)) - 1

@@ -61,16 +61,18 @@ def window(
     """How many real tokens fit beside a prefix that occupies `prefix_length` positions."""
     from prefixtune.positions import first_position
 
-    bounds = []
+    bounds, targets = [], None
     if tokenizer.model_max_length < 1_000_000:  # transformers writes 1e30 for "unknown"
         bounds.append(tokenizer.model_max_length)
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:
         bounds.append(positions - prefix_length - first_position(model))
+        if model.config.is_encoder_decoder:
+            targets = getattr(model.config, "max_decoder_position_embeddings", positions) - prefix_length
     specials = tokenizer.num_special_tokens_to_add()
     if max_length is not None and max_length <= specials:
         raise ConfigError(f"max_length is {max_length}; expected more than the {specials} special tokens of each input")
-    return Window(positions=min(bounds, default=None), max_length=max_length)
+    return Window(positions=min(bounds, default=None), max_length=max_length, targets=targets)
 
 
 def _default_task() -> Task:
@@ -82,7 +84,7 @@ def _default_task() -> Task:
 def _tokenizer_options(task: Task | None) -> dict[str, Any]:
     # Byte-level tokenizers (GPT-2, RoBERTa) take words only when each is known to begin with a space.
     words = {"add_prefix_space": True} if task is not None and task.kind == "tagging" else {}
-    return {"padding_side": "right", **words}
+    return {"padding_side": "right", "truncation_side": "right", **words}
 
 
 def _zero_dropout(config: PretrainedConfig) -> dict[str, Any]:

@@ -35,10 +35,12 @@ class Window:
     Args:
         positions: the most real tokens the model has positions for beside the prefix; None: no bound.
         max_length: the bound the user set on the input; None: only `positions` counts.
+        targets: the most target tokens of an encoder-decoder; None: no bound.
     """
 
     positions: int | None = None
     max_length: int | None = None
+    targets: int | None = None
 
     def inputs(self, reserved: int = 0) -> int | None:
         """The most input tokens when `reserved` further tokens must fit behind them; None: no bound."""

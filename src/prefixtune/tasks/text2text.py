@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from prefixtune import metrics
 from prefixtune.errors import ConfigError, DataError, ModelError
-from prefixtune.tasks.decoding import generate, reserve, tell_of_unlearned_end
+from prefixtune.tasks.decoding import generate, reserve
 from prefixtune.tasks.readers import Table
 from prefixtune.tasks.task import (
     IGNORED,
@@ -21,6 +21,7 @@ from prefixtune.tasks.task import (
     as_text,
     batch_logits,
     tell_of_cuts,
+    tell_once,
     token_losses,
 )
 
@@ -83,10 +84,15 @@ class Text2Text(Task):
         self, table: Table, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, window: Window
     ) -> list[Feature]:
         targets = self._targets(table, model, tokenizer)
+        longest = max(len(target) for target in targets)
         if model.config.is_encoder_decoder:
+            if window.targets is not None and longest > window.targets:
+                raise DataError(
+                    f"{table.name}: a target has {longest} tokens but the decoder has room for {window.targets} beside "
+                    "the prefix; cut targets with max_target_length"
+                )
             sources = self.prompts([row["source"] for row in table.rows], model, tokenizer, window)
             return [{"input_ids": s, "labels": t} for s, t in zip(sources, targets, strict=True)]
-        longest = max(len(target) for target in targets)
         if (room := window.inputs(reserved=longest)) is not None and room < 1:
             raise DataError(
                 f"{table.name}: a target has {longest} tokens but the model has room for {window.positions} beside the "
@@ -118,7 +124,7 @@ class Text2Text(Task):
         prompts = []
         encoded = tokenizer([source + self.separator for source in sources])["input_ids"]
         for source, ids, limit in zip(sources, encoded, limits, strict=True):
-            whole = _without_end(ids, tokenizer)
+            whole = _without_end(ids, tokenizer, after)
             if limit is not None and len(whole) > limit:
                 room = max(limit - len(after), 0)
                 cut = tokenizer(source, truncation=True, max_length=max(room, 1))["input_ids"]
@@ -130,15 +136,18 @@ class Text2Text(Task):
         self, table: Table, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     ) -> list[list[int]]:
         """Token ids of the targets, exactly as generation is to write them."""
-        end = self.end(tokenizer)
-        tell_of_unlearned_end(model, tokenizer, end)
+        end, first = self.end(tokenizer), _forced_first(model)
+        if end in first:
+            raise ConfigError(
+                f"end_token {tokenizer.convert_ids_to_tokens(end)!r} is what this model is forced to write first, so "
+                "every answer would be empty; expected another token"
+            )
         encoded = tokenizer(text_target=[row["target"] for row in table.rows], add_special_tokens=False)["input_ids"]
         if self.end_token is not None and (within := [i for i, ids in enumerate(encoded) if end in ids]):
-            raise DataError(
-                f"{table.where(within[0])}: the target holds the end token {self.end_token!r}, behind which nothing "
-                f"would be generated; expected one that no target holds"
+            tell_once(
+                f"{table.name}: {len(within)} targets hold the end token {self.end_token!r}, as "
+                f"{table.where(within[0])}; no answer will go on behind it"
             )
-        first = _forced_first(model)
         keep = None if self.max_target_length is None else max(self.max_target_length - 1 - len(first), 0)
         return [[*first, *ids[:keep], end] for ids in encoded]
 
@@ -148,14 +157,18 @@ class Text2Text(Task):
             if tokenizer.eos_token_id is None:
                 raise ModelError("the tokenizer has no end token, so generation could not learn to stop; set end_token")
             return int(tokenizer.eos_token_id)
-        found = tokenizer.get_vocab().get(self.end_token)
-        ids = [found] if found is not None else tokenizer(self.end_token, add_special_tokens=False)["input_ids"]
-        if len(ids) != 1:
-            raise ConfigError(
-                f"end_token {self.end_token!r} is {len(ids)} tokens ({tokenizer.convert_ids_to_tokens(ids)}); expected "
-                f"one token of the tokenizer, as {tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)!r}"
-            )
-        return int(ids[0])
+        ids = tokenizer(self.end_token, add_special_tokens=False)["input_ids"]
+        unknown = ids == [tokenizer.unk_token_id] and self.end_token != tokenizer.unk_token
+        if len(ids) == 1 and not unknown:
+            return int(ids[0])
+        # A name that no text has (<0x0A>). Byte-level vocabularies name bytes by other letters, none of them ASCII.
+        if self.end_token.isascii() and (named := tokenizer.get_vocab().get(self.end_token)) is not None:
+            return int(named)
+        told = "unknown to the tokenizer" if unknown else f"{len(ids)} tokens ({tokenizer.convert_ids_to_tokens(ids)})"
+        raise ConfigError(
+            f"end_token {self.end_token!r} is {told}; expected one token of the tokenizer, as "
+            f"{tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)!r}"
+        )
 
     def collator(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:
         from transformers import DataCollatorForSeq2Seq
@@ -233,6 +246,16 @@ def _forced_first(model: PreTrainedModel) -> list[int]:
     return [] if forced is None else [forced]
 
 
-def _without_end(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Some tokenizers end every text; the target is to follow the source instead."""
-    return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
+def _without_end(ids: list[int], tokenizer: PreTrainedTokenizerBase, after: Sequence[int] = ()) -> list[int]:
+    """Some tokenizers end every text; the target is to follow the source instead.
+
+    The separator `after` keeps an end token of its own.
+    """
+    end = tokenizer.eos_token_id
+    added = _ends(ids, end) > _ends(after, end)
+    return ids[:-1] if len(ids) > 1 and added else ids
+
+
+def _ends(ids: Sequence[int], end: int | None) -> int:
+    """How many end tokens stand last."""
+    return len(ids) - max((i + 1 for i, token in enumerate(ids) if token != end), default=0)

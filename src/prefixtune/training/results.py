@@ -113,6 +113,19 @@ def check_same_run(output: Path, settings: Mapping[str, Any], data: Mapping[str,
                 f"--resume: {key} is {settings.get(key)!r} but the run in {output} has {stored.get(key)!r}; "
                 "resume with the same settings, or start another run in another folder"
             )
+    _check_same_data(output, record, data)
+
+
+def check_same_data(output: Path, data: Mapping[str, Any]) -> None:
+    """A run that is taken as it is must be of the data that are there now; a `ConfigError` names what differs."""
+    try:
+        record = json.loads((output / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{output} holds no readable {RECORD} ({error}); use another folder") from error
+    _check_same_data(output, record, data)
+
+
+def _check_same_data(output: Path, record: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     for role, facts in data.items():
         if record["data"].get(role) != facts:
             raise ConfigError(f"--resume: the {role} data changed since the run in {output} began; start another run")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,12 +16,14 @@ import torch
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from prefixtune.bank import bank_of, names_in
 from prefixtune.errors import ConfigError
 from prefixtune.layout import Layout, examples
+from prefixtune.tasks.decoding import tell_of_unlearned_end
 from prefixtune.tasks.task import tell_of_cuts, token_losses
+from prefixtune.tasks.text2text import Text2Text
 from prefixtune.training import activations, results
 from prefixtune.training.activations import Activations
 from prefixtune.training.bench import Bench
@@ -93,17 +96,19 @@ class PrefixTrainer(Trainer):
         )
 
     def train_from(self, checkpoint: Path | None) -> None:
-        """Train, from `checkpoint` on where there is one. One of the last step is only loaded.
+        """Train, from `checkpoint` on where there is one. Of a run that had ended the best one is only loaded.
 
-        Trainer would take a step more from there where the last step lies inside an epoch.
+        Trainer would take steps more from there where the last one lies inside an epoch or patience was used up.
         """
         state = None if checkpoint is None else TrainerState.load_from_json(str(checkpoint / TRAINER_STATE))
-        if state is None or state.global_step < state.max_steps:
+        if checkpoint is None or state is None or not _ended(state):
             if state is not None:  # as steps, not as a share of them, or Trainer warns that it differs
                 self.args.logging_steps = state.logging_steps
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             return
-        self._load_from_checkpoint(str(checkpoint))
+        chosen = state.best_global_step if self.args.load_best_model_at_end else None
+        best = checkpoint if chosen is None else checkpoint.with_name(f"{PREFIX_CHECKPOINT_DIR}-{chosen}")
+        self._load_from_checkpoint(str(best))
         self.state = state
 
     def compute_loss(
@@ -162,6 +167,13 @@ class PrefixTrainer(Trainer):
         )
 
 
+def _ended(state: TrainerState) -> bool:
+    """Whether a checkpoint is of a run's last step, or of the one that used its patience up."""
+    kept: Any = state.stateful_callbacks
+    stopped = kept.get("TrainerControl", {}).get("args", {}).get("should_training_stop", False)
+    return state.global_step >= state.max_steps or bool(stopped)
+
+
 def build_trainer(config: RunConfig, bench: Bench, metric: str | None) -> PrefixTrainer:
     """The Trainer of a run, its training checkpoints under OUTPUT/checkpoints."""
     try:
@@ -179,6 +191,8 @@ def build_trainer(config: RunConfig, bench: Bench, metric: str | None) -> Prefix
         return bench.measure(bench.data.eval, answered=answered)
 
     task, model = bench.task, bench.model
+    if isinstance(task, Text2Text):
+        tell_of_unlearned_end(model, bench.tokenizer, task.end(bench.tokenizer))
     features = task.features(bench.data.train, model, bench.tokenizer, bench.room)
     tell_of_cuts(bench.data.train.name, [len(feature["input_ids"]) for feature in features], bench.room.inputs())
     lengths = [len(feature["input_ids"]) for feature in features]
@@ -189,6 +203,13 @@ def build_trainer(config: RunConfig, bench: Bench, metric: str | None) -> Prefix
         model, layout, features, batch_size=config.batch_size, budget=config.activation_cache,
         passes=seen if arguments.max_steps > 0 else config.epochs, checkpointing=config.gradient_checkpointing,
     )  # fmt: skip
+    batches = math.ceil(len(features) / config.batch_size)
+    steps = math.ceil(math.ceil(batches / config.gradient_accumulation) * config.epochs)
+    if config.max_steps is None and config.warmup >= max(steps, 1):
+        raise ConfigError(
+            f"warmup is {config.warmup} but {config.epochs} epochs are {steps} steps, so its rate would never be "
+            "reached; expected fewer, or a share of them"
+        )
     stoppers = [] if config.patience is None else [EarlyStoppingCallback(config.patience)]
     try:
         with _tensorboard_in(Path(config.output) / "tensorboard"):
@@ -259,7 +280,7 @@ def _trainer_options(config: RunConfig, metric: str | None) -> dict[str, Any]:
         "gradient_accumulation_steps": config.gradient_accumulation,
         "learning_rate": config.lr,
         "warmup_steps": config.warmup,
-        "lr_scheduler_type": config.schedule,
+        "lr_scheduler_type": _schedule(config),
         "weight_decay": config.weight_decay,
         "max_grad_norm": config.clip,
         "seed": config.seed,
@@ -279,6 +300,11 @@ def _trainer_options(config: RunConfig, metric: str | None) -> dict[str, Any]:
         "label_names": ["labels"],
         **chooses,
     }
+
+
+def _schedule(config: RunConfig) -> str:
+    """Transformers' name: its `constant` would leave the warm-up out without a word."""
+    return "constant_with_warmup" if config.schedule == "constant" and config.warmup else config.schedule
 
 
 def _checkpointing(wanted: bool) -> dict[str, bool]:
