@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -96,6 +99,29 @@ def test_a_pickled_model_answers_and_detaches_like_its_original(variant: str) ->
     pt.detach(twin)
     close(logits(twin, inputs), logits(LLAMA.make(), inputs), 0)
     close(logits(model, inputs), ours, 0)
+
+
+@pytest.mark.parametrize(
+    "outlive",
+    [
+        "twin = copy.deepcopy(model); pt.detach(model)",
+        "kept = pickle.dumps(model); pt.detach(model); twin = pickle.loads(kept)",
+    ],
+)
+def test_a_model_that_outlives_its_original_keeps_its_padding_mask_under_a_static_cache(outlive: str) -> None:
+    """`generate` makes the masks of a static cache before the first forward. In a process without other models."""
+    script = f"""
+import copy, pickle, torch, zoo, prefixtune as pt, test_contract as t
+llama = zoo.BY_NAME["llama"]
+before = t.registered_names()
+model, inputs = t.attached(llama, "p_tuning_v2"), zoo.pad(zoo.inputs_for(llama), "left", 3)
+dynamic = t.generate(model, inputs)
+{outlive}
+assert torch.equal(t.generate(twin, inputs, cache_implementation="static", disable_compile=True), dynamic)
+pt.detach(twin)
+assert t.registered_names() == before
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parent)
 
 
 def test_a_model_that_is_spread_over_devices_is_refused_in_one_line() -> None:

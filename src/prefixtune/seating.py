@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
-from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +18,7 @@ from prefixtune.heads import HeadSwitch, copy_heads, head_names
 from prefixtune.prefix import Method, Prefix, Slot, plan
 from prefixtune.rotary import Rotation
 from prefixtune.seam import Stack
-from prefixtune.seat import SEAT, Seat, seam
-
-_banks: WeakSet[Bank] = WeakSet()
+from prefixtune.seat import SEAT, Seat
 
 
 @contextmanager
@@ -102,9 +99,8 @@ def _run_backwards(undo: list[Callable[[], object]]) -> None:
 
 def _take_seats(model: PreTrainedModel, bank: Bank) -> None:
     undo = bank.undo
-    geometry.register(SEAM, seam)
-    _banks.add(bank)
-    undo.append(partial(_leave_register, bank))
+    bank.register()
+    undo.append(bank.leave_register)
     for config in geometry.attention_configs(model):
         own = config._attn_implementation_internal
         # A config shared with another attached model already carries our name: its own kind is the rest of it.
@@ -120,13 +116,6 @@ def _take_seats(model: PreTrainedModel, bank: Bank) -> None:
     for name in head_names(model, BANK):
         handle = model.get_submodule(name).register_forward_hook(HeadSwitch(bank, name), with_kwargs=True)
         undo.append(handle.remove)
-
-
-def _leave_register(bank: Bank) -> None:
-    """Our attention functions are registered as long as any model needs them."""
-    _banks.discard(bank)
-    if not _banks:
-        geometry.unregister(SEAM)
 
 
 def _rename_back(bank: Bank) -> None:
