@@ -285,7 +285,7 @@ def attention_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     return given if given is not None else args[0]
 
 
-_HIDDEN = -1e3
+HIDDEN = -1e3
 """Below this, a number in a mask hides a key; above, it may be a bias that a model (BEiT) adds by its mask."""
 
 
@@ -296,7 +296,7 @@ def _sees_no_future(mask: Tensor | None, options: dict[str, Any], module: nn.Mod
     if mask.shape[2] == 1 or mask.shape[3] < 2:
         return False
     corner = mask[0, 0, 0, 1]
-    return not bool(corner) if mask.dtype == torch.bool else bool(corner < _HIDDEN)
+    return not bool(corner) if mask.dtype == torch.bool else bool(corner < HIDDEN)
 
 
 def _arrange(model: PreTrainedModel, seen: list[_Seen]) -> Geometry:

@@ -88,7 +88,7 @@ class Seat:
             not torch.is_grad_enabled()
             and call.query.device.type == "cpu"  # where it was measured to pay
             and attention.can_merge(call)
-            and all(prefix.joint and scrolled(prefix, slot, forward) is None for prefix, slot in taken)
+            and all(prefix.joint and scrolled(prefix, slot, forward, self.stack.site) is None for prefix, slot in taken)
             and all(self._prefix_bias(prefix, slot, call, forward) is None for prefix, slot in taken)
         )
 
@@ -126,7 +126,7 @@ class Seat:
                     "the first token cannot read it; use a method without gates that read the input"
                 )
             call = replace(call, start=self.stack.start(forward, slot, call.hidden))
-        made, mask = group.made.get(slot.key), scrolled(prefix, slot, forward)
+        made, mask = group.made.get(slot.key), scrolled(prefix, slot, forward, self.stack.site)
         bias = self._prefix_bias(prefix, slot, call, forward)
         if made is not None or mask is not None or bias is not None:  # a copy of a call takes its time in decoding
             call = replace(call, made=made, prefix_mask=mask, prefix_bias=bias)
@@ -151,13 +151,16 @@ class Seat:
         return bias[0, :, forward.positions, : slot.length].transpose(0, 1)
 
 
-def scrolled(prefix: Prefix, slot: Slot, forward: Forward) -> Tensor | None:
-    """`[B, 1, T, P]`: which prefix positions are still inside the sliding window; None when all stay visible."""
+def scrolled(prefix: Prefix, slot: Slot, forward: Forward, site: str) -> Tensor | None:
+    """`[B, 1, T, P]`: which prefix positions are still inside the sliding window; None when all stay visible.
+
+    `site` is that of the stack, 'encoder' or 'decoder'.
+    """
     window = slot.layer.window
     if prefix.method.window != "scroll" or window is None or forward.positions is None:
         return None
     standing = torch.arange(slot.length, device=forward.positions.device)
-    distance = forward.positions[:, None, :, None] + prefix.offsets["decoder"] - standing
+    distance = forward.positions[:, None, :, None] + prefix.offsets[site] - standing
     return distance < window
 
 
