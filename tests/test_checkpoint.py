@@ -108,6 +108,19 @@ def test_a_prefix_loaded_as_trainable_trains_on(variant: str, tmp_path: Path) ->
     assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in names.values())
 
 
+def test_a_cartridges_frozen_tokens_stay_when_it_is_loaded_to_be_trained_on(tmp_path: Path) -> None:
+    method = pt.Cartridge(text="w5 w9 w11 w20", frozen_tokens=2)
+    written = pt.attach(GPT2.make(), method, tokenizer=tokenizer())
+    pt.save(written, tmp_path)
+    model = pt.load(GPT2.make(), tmp_path, trainable=True)
+    prefix, before = (m.prefixtune.get("default").fold() for m in (model, written))
+    assert all(torch.equal(prefix[name], tensor) for name, tensor in before.items())
+    leave_start(model)
+    for name, tensor in model.prefixtune.get("default").fold().items():
+        assert torch.equal(tensor[:, :2], before[name][:, :2])
+        assert (tensor[:, 2:] != before[name][:, 2:]).any(-1).all()
+
+
 # Another base
 
 
