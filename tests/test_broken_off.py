@@ -4,10 +4,12 @@ nothing is taken along that should not be."""
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +162,24 @@ def test_a_first_gate_follows_a_copy_of_its_cache_and_the_cache_s_rows() -> None
     close(continued(model, more.flip(0), copy.deepcopy(cache)), whole.flip(0))
     cache.batch_select_indices(torch.tensor([0]))
     close(continued(model, more[1:], cache), whole[1:])
+
+
+def test_a_cache_that_a_first_gate_has_read_is_freed_with_its_last_user() -> None:
+    model, ids = gated_by_the_first_token(), zoo.inputs_for(LLAMA)["input_ids"]
+    gc.collect()
+    gc.disable()
+    try:
+        cache = DynamicCache(config=model.config)
+        logits(model, {"input_ids": ids}, past_key_values=cache)
+        twins = [copy.deepcopy(cache), pickle.loads(pickle.dumps(cache))]  # noqa: S301 - written a moment ago
+        alive = [weakref.ref(each) for each in (cache, *twins)]
+        twins[0].batch_select_indices(torch.tensor([1]))
+        assert [len(each.layers[0].keys) for each in (cache, *twins)] == [2, 1, 2]
+        twins.clear()
+        del cache
+        assert [each() for each in alive] == [None, None, None]
+    finally:
+        gc.enable()
 
 
 def test_a_first_gate_waits_for_the_first_token_where_a_chunk_is_all_padding() -> None:
