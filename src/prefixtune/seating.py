@@ -57,6 +57,11 @@ def seat(model: PreTrainedModel) -> Bank:
         )
     if isinstance(model._modules.get(BANK), Bank):
         return bank_of(model)
+    if any(SEAT in vars(module) for module in model.modules()):
+        raise ModelError(
+            f"{type(model).__name__} shares layers with another model that has a prefix attached; detach it there, or "
+            "attach to that model"
+        )
     devices = sorted({str(parameter.device) for parameter in model.parameters()})
     if len(devices) > 1:
         raise ModelError(
