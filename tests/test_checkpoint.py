@@ -144,6 +144,15 @@ def test_weights_that_are_drawn_at_every_load_are_told_of(tmp_path: Path) -> Non
         pt.load(fresh(), tmp_path / "prefix")
 
 
+def test_wrapped_weights_are_told_of_as_another_base(saved: Path) -> None:
+    model = GPT2.make()
+    mlp = model.transformer.h[0].mlp
+    mlp.c_fc = torch.nn.Sequential(mlp.c_fc)  # the same weights by another name
+    mlp.c_fc.register_parameter("lora", torch.nn.Parameter(torch.zeros(2)))
+    with pytest.raises(pt.CheckpointError, match=r"wrapped \(LoRA\) or changed since are another base"):
+        pt.load(model, saved)
+
+
 def test_the_same_weights_in_another_class_are_told_of(tmp_path: Path) -> None:
     llama = zoo.BY_NAME["llama"].make()
     pt.save(pt.attach(llama, pt.PTuningV2(length=P)), tmp_path / "prefix")
