@@ -140,6 +140,20 @@ def test_a_model_whose_numbers_depend_on_what_is_trainable_is_attached() -> None
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_a_config_without_an_end_of_text_is_attached() -> None:
+    config = tf.MobileBertConfig(
+        vocab_size=64, hidden_size=32, embedding_size=16, intermediate_size=48, intra_bottleneck_size=32,
+        num_hidden_layers=2, num_attention_heads=4,
+    )  # fmt: skip
+    if "eos_token_id" in vars(config):
+        del config.eos_token_id
+    model = pt.attach(made(config, tf.AutoModelForMaskedLM), pt.PTuningV2(length=P))
+    assert len(model.prefixtune.get("default").slots) == 2
+
+
+# What a mask does not say
+
+
 @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace:UserWarning")  # the seam asks for its thread
 def test_a_compiled_model_takes_a_prefix_a_row() -> None:
     llama = zoo.BY_NAME["llama"]

@@ -165,7 +165,7 @@ def tiny_inputs(model: PreTrainedModel, length: int = 3) -> dict[str, Tensor]:
 
 
 def _end_of_text(config: PreTrainedConfig) -> int:
-    end = config.eos_token_id
+    end = getattr(config, "eos_token_id", None)  # MobileBERT's knows of none
     first = end[0] if isinstance(end, list) else end
     return first if isinstance(first, int) and 0 <= first < config.vocab_size else 0
 
