@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 import prefixtune as pt
+from prefixtune import geometry
 
 SMALL = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "pad_token_id": 0}
 SMALL |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "bos_token_id": 1, "eos_token_id": 2}
@@ -149,6 +150,26 @@ def test_a_config_without_an_end_of_text_is_attached() -> None:
         del config.eos_token_id
     model = pt.attach(made(config, tf.AutoModelForMaskedLM), pt.PTuningV2(length=P))
     assert len(model.prefixtune.get("default").slots) == 2
+
+
+@pytest.mark.parametrize("kind", ["fsmt", "pegasus_x"])
+def test_an_attention_that_names_its_states_otherwise_is_refused_for_what_it_does(kind: str) -> None:
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
+    shape = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "pad_token_id": 0, "eos_token_id": 2} | heads
+    model = made(
+        tf.FSMTConfig(langs=["a", "b"], src_vocab_size=64, tgt_vocab_size=64, **shape)
+        if kind == "fsmt"
+        else tf.PegasusXConfig(vocab_size=64, block_size=8, num_global_tokens=4, decoder_start_token_id=1, **shape),
+        tf.AutoModelForSeq2SeqLM,
+    )
+    with pytest.raises(pt.ModelError, match="never calls transformers' attention interface"):
+        pt.attach(model, pt.PTuningV2(length=P))
+    assert pt.prefixes(model) == []
+
+
+def test_an_attention_without_states_is_named() -> None:
+    with pytest.raises(pt.ModelError, match="Linear was called without hidden states"):
+        geometry.attention_input(torch.nn.Linear(1, 1), (None,), {"scale": 2.0})
 
 
 # What a mask does not say

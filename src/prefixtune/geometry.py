@@ -255,7 +255,7 @@ def measure(model: PreTrainedModel) -> Geometry:
     widths: dict[nn.Module, int] = {}
 
     def note_width(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        widths[module] = attention_input(args, kwargs).shape[-1]
+        widths[module] = attention_input(module, args, kwargs).shape[-1]
 
     def record(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: dict[str, Any]
@@ -279,10 +279,13 @@ def measure(model: PreTrainedModel) -> Geometry:
     return _arrange(model, seen)
 
 
-def attention_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """The hidden states `[B, T, d]` that an attention module was called with."""
+def attention_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The hidden states `[B, T, d]` that an attention module was called with. Raises ModelError where none are seen."""
     given = kwargs.get("hidden_states")
-    return given if given is not None else args[0]
+    given = next((x for x in (given, *args, *kwargs.values()) if isinstance(x, Tensor)), None)
+    if given is None:
+        raise ModelError(f"{type(module).__name__} was called without hidden states; expected a tensor to read them by")
+    return given
 
 
 HIDDEN = -1e3

@@ -38,7 +38,7 @@ class Seat:
         """Forward pre-hook of the attention module: what it reads is what token gates read."""
         forward = self.stack.running()
         if forward is not None:
-            forward.hidden = attention_input(args, kwargs)
+            forward.hidden = attention_input(module, args, kwargs)
             if self.layout is not None and forward.by_content:
                 forward.angles = rotary.angles(kwargs.get("position_embeddings"))
 

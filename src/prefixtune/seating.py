@@ -227,7 +227,7 @@ def _queries(model: PreTrainedModel, bank: Bank, name: str, run: Callable[[], ob
     found: dict[nn.Module, Reading] = {}
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        read[module] = geometry.attention_input(args, kwargs), rotary.angles(kwargs.get("position_embeddings"))
+        read[module] = geometry.attention_input(module, args, kwargs), rotary.angles(kwargs.get("position_embeddings"))
 
     def record(module: nn.Module, query: Tensor, *rest: object) -> None:
         if module in read:
