@@ -175,6 +175,41 @@ def test_an_attention_without_states_is_named() -> None:
 # What a mask does not say
 
 
+def test_a_decoder_that_reads_its_prompt_both_ways_takes_no_gate_on_the_mean() -> None:
+    """PaliGemma: what it goes on with would change what it has read."""
+    vision = {"model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    vision |= {"num_attention_heads": 4, "image_size": 8, "patch_size": 4, "projection_dim": 32}
+    config = tf.PaliGemmaConfig(
+        text_config={"model_type": "gemma", **SMALL}, vision_config=vision, image_token_index=63, projection_dim=32,
+        hidden_size=32, pad_token_id=0,
+    )  # fmt: skip
+    model = made(config, tf.AutoModelForImageTextToText)
+    with pytest.raises(pt.ConfigError, match="would leak the future into GemmaModel, which generates text"):
+        pt.attach(model, pt.AdaptivePrefix(length=P, gate_input="mean"))
+    assert pt.prefixes(model) == []
+    for reads in ("token", "first", "none"):
+        pt.attach(model, pt.AdaptivePrefix(length=P, gate_input=reads), name=reads)
+
+
+def test_keys_that_are_compressed_by_position_are_no_place_for_an_offset() -> None:
+    """DeepSeek-V4 hides compressed keys by position, so text that stands further on would see what comes behind it."""
+    pytest.importorskip("transformers.models.deepseek_v4")
+    config = tf.DeepseekV4Config(
+        **(SMALL | {"num_key_value_heads": 1, "head_dim": 16}), num_local_experts=2, num_experts_per_tok=1,
+        moe_intermediate_size=16, q_lora_rank=16, o_lora_rank=16, o_groups=2, sliding_window=8, index_n_heads=2,
+        index_head_dim=16, index_topk=64, layer_types=["heavily_compressed_attention", "compressed_sparse_attention"],
+    )  # fmt: skip
+    model = made(config)
+    ids = torch.randint(3, 64, (1, 12))
+    other = torch.cat([ids[:, :-1], (ids[:, -1:] + 1) % 64], 1)
+    for offset in (None, 4):
+        with pytest.raises(pt.ConfigError, match="see the future; expected position_offset=0"):
+            pt.attach(model, pt.PTuningV2(length=P, position_offset=offset))
+    pt.attach(model, pt.PTuningV2(length=P, position_offset=0))
+    one, two = (logits(model, {"input_ids": given}, use_cache=False)[:, :-1] for given in (ids, other))
+    close(one, two, 0)
+
+
 @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace:UserWarning")  # the seam asks for its thread
 def test_a_compiled_model_takes_a_prefix_a_row() -> None:
     llama = zoo.BY_NAME["llama"]

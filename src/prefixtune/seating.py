@@ -170,6 +170,7 @@ def install(model: PreTrainedModel, name: str, prefix: Prefix) -> None:
                 f"{type(stack.module).__name__} gives its tokens no positions that could be moved behind a prefix "
                 f"(position_offset={prefix.offsets[stack.site]}); expected position_offset=0"
             )
+        _keep_the_future_hidden(model, bank, prefix, stack)
     prefix.to(model.device)
     bank.add(name, prefix, copy_heads(model, head_names(model, BANK)))
     bank.train(model.training)
@@ -182,6 +183,24 @@ def install(model: PreTrainedModel, name: str, prefix: Prefix) -> None:
     except BaseException:
         bank.remove(name)
         raise
+
+
+def _keep_the_future_hidden(model: PreTrainedModel, bank: Bank, prefix: Prefix, stack: Stack) -> None:
+    """Raise ConfigError where a prefix would show a stack's tokens what comes behind them, though no mask says so."""
+    layers = [layer for layer in bank.geometry.layers if model.get_submodule(layer.stack) is stack.module]
+    reached = {slot.layer for slot in prefix.slots.values()} & {*layers}
+    continued = model.can_generate() and not model.config.is_encoder_decoder and "past_key_values" in stack.parameters
+    if prefix.reads == "mean" and continued and reached:  # PaliGemma reads a prompt both ways, and then goes on
+        raise ConfigError(
+            f"gate_input='mean' reads the whole input and would leak the future into {type(stack.module).__name__}, "
+            "which generates text; expected 'token', 'first' or 'none'"
+        )
+    parts = [part for layer in layers for part in model.get_submodule(layer.module).children()]
+    if prefix.offsets[stack.site] and any("Compressor" in type(part).__name__ for part in parts):  # DeepSeek-V4
+        raise ConfigError(
+            f"{type(stack.module).__name__} tells by positions which compressed keys lie behind a token, and tokens "
+            f"moved by position_offset={prefix.offsets[stack.site]} would see the future; expected position_offset=0"
+        )
 
 
 def _find_rotations(model: PreTrainedModel, bank: Bank, name: str, stack: Stack) -> None:
