@@ -210,6 +210,28 @@ def test_keys_that_are_compressed_by_position_are_no_place_for_an_offset() -> No
     close(one, two, 0)
 
 
+@pytest.mark.parametrize(
+    "method",
+    [pt.AdaptivePrefix(length=P, gate_input="first"), pt.PTuningV2(length=P, window="scroll")],
+    ids=["first", "scroll"],
+)
+def test_layers_that_run_on_chosen_positions_alone_refuse_what_needs_to_know_which(method: Any) -> None:
+    """Gemma 4's last layers share keys and values, and run where logits are asked for."""
+    pytest.importorskip("transformers.models.gemma4")
+    config = tf.Gemma4TextConfig(
+        **(SMALL | {"num_hidden_layers": 4}), layer_types=["sliding_attention", "full_attention"] * 2, sliding_window=8,
+        num_kv_shared_layers=2, global_head_dim=8, hidden_size_per_layer_input=8, vocab_size_per_layer_input=64,
+    )  # fmt: skip
+    model, inputs = made(config), {"input_ids": torch.randint(3, 64, (2, 12))}
+    pt.attach(model, method)
+    whole = logits(model, inputs)
+    with pytest.raises(pt.ConfigError, match=r"this layer runs on chosen positions only \(1 of 12\)"):
+        logits(model, inputs, logits_to_keep=1)
+    close(logits(model, inputs), whole, 0)
+    pt.attach(model, pt.AdaptivePrefix(length=P), name="token")
+    close(logits(model, inputs, logits_to_keep=1), logits(model, inputs)[:, -1:])
+
+
 @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace:UserWarning")  # the seam asks for its thread
 def test_a_compiled_model_takes_a_prefix_a_row() -> None:
     llama = zoo.BY_NAME["llama"]

@@ -119,6 +119,8 @@ class Seat:
         self, group: Group, prefix: Prefix, slot: Slot, call: AttentionCall, forward: Forward
     ) -> AttentionCall:
         """The call as a group's prefix sees it: its rows, and what the forward knows of them. Watchers see it too."""
+        if prefix.reads == "first" or (prefix.method.window == "scroll" and slot.layer.window is not None):
+            self._refuse_chosen_positions(call, forward)
         if prefix.reads == "first":
             if call.hidden is None:
                 raise ModelError(
@@ -135,6 +137,18 @@ class Seat:
         for watch in self.stack.chooser.watchers:
             watch(prefix, slot, call)
         return call
+
+    def _refuse_chosen_positions(self, call: AttentionCall, forward: Forward) -> None:
+        """Gemma 4 runs its last layers on those positions alone whose logits are asked for, and does not say on which.
+
+        Raises ConfigError, since the first of them is not the first of the text.
+        """
+        T = call.query.shape[2]
+        if self.stack.site == "decoder" and forward.positions is not None and T < forward.positions.shape[1]:
+            raise ConfigError(
+                f"{type(call.module).__name__}: this layer runs on chosen positions only ({T} of "
+                f"{forward.positions.shape[1]}); expected all of them, or gate_input='token' and window='pinned'"
+            )
 
     def _prefix_bias(self, prefix: Prefix, slot: Slot, call: AttentionCall, forward: Forward) -> Tensor | None:
         """A relative position bias `[B|1, H, T, P]` for a prefix that stands at positions before the text."""
