@@ -69,6 +69,21 @@ def test_a_model_that_never_calls_the_interface_is_refused_by_name_and_left_as_i
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("first", ["whole", "base"])
+def test_a_second_model_over_the_layers_of_an_attached_one_is_refused_and_changes_nothing(first: str) -> None:
+    whole = zoo.BY_NAME["bert"].make()
+    model, other = (whole, whole.base_model) if first == "whole" else (whole.base_model, whole)
+    pt.attach(model, pt.PTuningV2(length=2))
+    inputs = zoo.inputs_for(BERT)
+    with torch.no_grad():
+        before = model(**inputs)[0]
+        with pytest.raises(pt.ModelError, match="shares layers with another model that has a prefix attached"):
+            pt.attach(other, pt.PTuningV2(length=2))
+        assert torch.equal(model(**inputs)[0], before)
+    pt.detach(model)
+    pt.attach(other, pt.PTuningV2(length=2))
+
+
 def test_a_wrapper_is_refused_by_name() -> None:
     with pytest.raises(pt.ModelError, match="Linear is no transformers PreTrainedModel"):
         pt.attach(torch.nn.Linear(2, 2), pt.PTuningV2())  # type: ignore[type-var]

@@ -4,8 +4,13 @@ nothing is taken along that should not be."""
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import subprocess
+import sys
 import threading
+import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,6 +103,29 @@ def test_a_pickled_model_answers_and_detaches_like_its_original(variant: str) ->
     close(logits(model, inputs), ours, 0)
 
 
+@pytest.mark.parametrize(
+    "outlive",
+    [
+        "twin = copy.deepcopy(model); pt.detach(model)",
+        "kept = pickle.dumps(model); pt.detach(model); twin = pickle.loads(kept)",
+    ],
+)
+def test_a_model_that_outlives_its_original_keeps_its_padding_mask_under_a_static_cache(outlive: str) -> None:
+    """`generate` makes the masks of a static cache before the first forward. In a process without other models."""
+    script = f"""
+import copy, pickle, torch, zoo, prefixtune as pt, test_contract as t
+llama = zoo.BY_NAME["llama"]
+before = t.registered_names()
+model, inputs = t.attached(llama, "p_tuning_v2"), zoo.pad(zoo.inputs_for(llama), "left", 3)
+dynamic = t.generate(model, inputs)
+{outlive}
+assert torch.equal(t.generate(twin, inputs, cache_implementation="static", disable_compile=True), dynamic)
+pt.detach(twin)
+assert t.registered_names() == before
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parent)
+
+
 def test_a_model_that_is_spread_over_devices_is_refused_in_one_line() -> None:
     model = LLAMA.make()
     model.lm_head.to("meta")
@@ -134,6 +162,24 @@ def test_a_first_gate_follows_a_copy_of_its_cache_and_the_cache_s_rows() -> None
     close(continued(model, more.flip(0), copy.deepcopy(cache)), whole.flip(0))
     cache.batch_select_indices(torch.tensor([0]))
     close(continued(model, more[1:], cache), whole[1:])
+
+
+def test_a_cache_that_a_first_gate_has_read_is_freed_with_its_last_user() -> None:
+    model, ids = gated_by_the_first_token(), zoo.inputs_for(LLAMA)["input_ids"]
+    gc.collect()
+    gc.disable()
+    try:
+        cache = DynamicCache(config=model.config)
+        logits(model, {"input_ids": ids}, past_key_values=cache)
+        twins = [copy.deepcopy(cache), pickle.loads(pickle.dumps(cache))]  # noqa: S301 - written a moment ago
+        alive = [weakref.ref(each) for each in (cache, *twins)]
+        twins[0].batch_select_indices(torch.tensor([1]))
+        assert [len(each.layers[0].keys) for each in (cache, *twins)] == [2, 1, 2]
+        twins.clear()
+        del cache
+        assert [each() for each in alive] == [None, None, None]
+    finally:
+        gc.enable()
 
 
 def test_a_first_gate_waits_for_the_first_token_where_a_chunk_is_all_padding() -> None:

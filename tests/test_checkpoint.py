@@ -108,6 +108,19 @@ def test_a_prefix_loaded_as_trainable_trains_on(variant: str, tmp_path: Path) ->
     assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in names.values())
 
 
+def test_a_cartridges_frozen_tokens_stay_when_it_is_loaded_to_be_trained_on(tmp_path: Path) -> None:
+    method = pt.Cartridge(text="w5 w9 w11 w20", frozen_tokens=2)
+    written = pt.attach(GPT2.make(), method, tokenizer=tokenizer())
+    pt.save(written, tmp_path)
+    model = pt.load(GPT2.make(), tmp_path, trainable=True)
+    prefix, before = (m.prefixtune.get("default").fold() for m in (model, written))
+    assert all(torch.equal(prefix[name], tensor) for name, tensor in before.items())
+    leave_start(model)
+    for name, tensor in model.prefixtune.get("default").fold().items():
+        assert torch.equal(tensor[:, :2], before[name][:, :2])
+        assert (tensor[:, 2:] != before[name][:, 2:]).any(-1).all()
+
+
 # Another base
 
 
@@ -129,6 +142,15 @@ def test_weights_that_are_drawn_at_every_load_are_told_of(tmp_path: Path) -> Non
     pt.save(pt.attach(fresh(), pt.PTuningV2(length=P)), tmp_path / "prefix")
     with pytest.raises(pt.CheckpointError, match="drawn anew at every load; save the whole base once"):
         pt.load(fresh(), tmp_path / "prefix")
+
+
+def test_wrapped_weights_are_told_of_as_another_base(saved: Path) -> None:
+    model = GPT2.make()
+    mlp = model.transformer.h[0].mlp
+    mlp.c_fc = torch.nn.Sequential(mlp.c_fc)  # the same weights by another name
+    mlp.c_fc.register_parameter("lora", torch.nn.Parameter(torch.zeros(2)))
+    with pytest.raises(pt.CheckpointError, match=r"wrapped \(LoRA\) or changed since are another base"):
+        pt.load(model, saved)
 
 
 def test_the_same_weights_in_another_class_are_told_of(tmp_path: Path) -> None:

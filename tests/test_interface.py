@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 import prefixtune as pt
+from prefixtune import geometry
 
 SMALL = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "pad_token_id": 0}
 SMALL |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "bos_token_id": 1, "eos_token_id": 2}
@@ -138,6 +139,97 @@ def test_a_model_whose_numbers_depend_on_what_is_trainable_is_attached() -> None
     pt.attach(model, pt.PTuningV2(length=P))
     pt.detach(model)
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_config_without_an_end_of_text_is_attached() -> None:
+    config = tf.MobileBertConfig(
+        vocab_size=64, hidden_size=32, embedding_size=16, intermediate_size=48, intra_bottleneck_size=32,
+        num_hidden_layers=2, num_attention_heads=4,
+    )  # fmt: skip
+    if "eos_token_id" in vars(config):
+        del config.eos_token_id
+    model = pt.attach(made(config, tf.AutoModelForMaskedLM), pt.PTuningV2(length=P))
+    assert len(model.prefixtune.get("default").slots) == 2
+
+
+@pytest.mark.parametrize("kind", ["fsmt", "pegasus_x"])
+def test_an_attention_that_names_its_states_otherwise_is_refused_for_what_it_does(kind: str) -> None:
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
+    shape = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "pad_token_id": 0, "eos_token_id": 2} | heads
+    model = made(
+        tf.FSMTConfig(langs=["a", "b"], src_vocab_size=64, tgt_vocab_size=64, **shape)
+        if kind == "fsmt"
+        else tf.PegasusXConfig(vocab_size=64, block_size=8, num_global_tokens=4, decoder_start_token_id=1, **shape),
+        tf.AutoModelForSeq2SeqLM,
+    )
+    with pytest.raises(pt.ModelError, match="never calls transformers' attention interface"):
+        pt.attach(model, pt.PTuningV2(length=P))
+    assert pt.prefixes(model) == []
+
+
+def test_an_attention_without_states_is_named() -> None:
+    with pytest.raises(pt.ModelError, match="Linear was called without hidden states"):
+        geometry.attention_input(torch.nn.Linear(1, 1), (None,), {"scale": 2.0})
+
+
+# What a mask does not say
+
+
+def test_a_decoder_that_reads_its_prompt_both_ways_takes_no_gate_on_the_mean() -> None:
+    """PaliGemma: what it goes on with would change what it has read."""
+    vision = {"model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    vision |= {"num_attention_heads": 4, "image_size": 8, "patch_size": 4, "projection_dim": 32}
+    config = tf.PaliGemmaConfig(
+        text_config={"model_type": "gemma", **SMALL}, vision_config=vision, image_token_index=63, projection_dim=32,
+        hidden_size=32, pad_token_id=0,
+    )  # fmt: skip
+    model = made(config, tf.AutoModelForImageTextToText)
+    with pytest.raises(pt.ConfigError, match="would leak the future into GemmaModel, which generates text"):
+        pt.attach(model, pt.AdaptivePrefix(length=P, gate_input="mean"))
+    assert pt.prefixes(model) == []
+    for reads in ("token", "first", "none"):
+        pt.attach(model, pt.AdaptivePrefix(length=P, gate_input=reads), name=reads)
+
+
+def test_keys_that_are_compressed_by_position_are_no_place_for_an_offset() -> None:
+    """DeepSeek-V4 hides compressed keys by position, so text that stands further on would see what comes behind it."""
+    pytest.importorskip("transformers.models.deepseek_v4")
+    config = tf.DeepseekV4Config(
+        **(SMALL | {"num_key_value_heads": 1, "head_dim": 16}), num_local_experts=2, num_experts_per_tok=1,
+        moe_intermediate_size=16, q_lora_rank=16, o_lora_rank=16, o_groups=2, sliding_window=8, index_n_heads=2,
+        index_head_dim=16, index_topk=64, layer_types=["heavily_compressed_attention", "compressed_sparse_attention"],
+    )  # fmt: skip
+    model = made(config)
+    ids = torch.randint(3, 64, (1, 12))
+    other = torch.cat([ids[:, :-1], (ids[:, -1:] + 1) % 64], 1)
+    for offset in (None, 4):
+        with pytest.raises(pt.ConfigError, match="see the future; expected position_offset=0"):
+            pt.attach(model, pt.PTuningV2(length=P, position_offset=offset))
+    pt.attach(model, pt.PTuningV2(length=P, position_offset=0))
+    one, two = (logits(model, {"input_ids": given}, use_cache=False)[:, :-1] for given in (ids, other))
+    close(one, two, 0)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [pt.AdaptivePrefix(length=P, gate_input="first"), pt.PTuningV2(length=P, window="scroll")],
+    ids=["first", "scroll"],
+)
+def test_layers_that_run_on_chosen_positions_alone_refuse_what_needs_to_know_which(method: Any) -> None:
+    """Gemma 4's last layers share keys and values, and run where logits are asked for."""
+    pytest.importorskip("transformers.models.gemma4")
+    config = tf.Gemma4TextConfig(
+        **(SMALL | {"num_hidden_layers": 4}), layer_types=["sliding_attention", "full_attention"] * 2, sliding_window=8,
+        num_kv_shared_layers=2, global_head_dim=8, hidden_size_per_layer_input=8, vocab_size_per_layer_input=64,
+    )  # fmt: skip
+    model, inputs = made(config), {"input_ids": torch.randint(3, 64, (2, 12))}
+    pt.attach(model, method)
+    whole = logits(model, inputs)
+    with pytest.raises(pt.ConfigError, match=r"this layer runs on chosen positions only \(1 of 12\)"):
+        logits(model, inputs, logits_to_keep=1)
+    close(logits(model, inputs), whole, 0)
+    pt.attach(model, pt.AdaptivePrefix(length=P), name="token")
+    close(logits(model, inputs, logits_to_keep=1), logits(model, inputs)[:, -1:])
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace:UserWarning")  # the seam asks for its thread

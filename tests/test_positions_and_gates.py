@@ -133,6 +133,86 @@ def test_a_decoder_that_counts_its_own_positions_moves_behind_a_prefix_row_by_ro
     close(seen[-1][1], rows[0])
 
 
+@pytest.mark.parametrize("method", [pt.PTuningV2(length=P), pt.AdaptivePrefix(length=P)], ids=lambda m: m.name())
+@pytest.mark.parametrize("offset", [3, {"encoder": 3}])
+def test_a_prefix_scrolls_out_of_an_encoders_window_from_where_the_text_stands(offset: Any, method: Any) -> None:
+    """Text at position offset + t sees prefix position j if they are less than a window apart."""
+    modernbert = zoo.BY_NAME["modernbert"]
+    model = pt.attach(modernbert.make(), replace(method, window="scroll", position_offset=offset))
+    at, prefix = 3 + torch.arange(14)[:, None], torch.arange(P)
+    inputs = zoo.inputs_for(modernbert, length=14)
+    shown = {slot.layer.window: call.prefix_mask for slot, call in calls_of(model, inputs)}
+    assert shown.keys() == {None, 5}
+    assert shown[None] is None
+    assert shown[5] is not None
+    assert torch.equal(shown[5][0, 0], at - prefix < 5)
+
+
+def prepared(seen: Tensor, past: int = 0) -> Tensor:
+    """A 4-d mask, `[1, 1, T, past + T]`, of what sees what, `[T, T]`; what is past is seen by all."""
+    return torch.cat([torch.ones(len(seen), past, dtype=torch.bool), seen], 1)[None, None]
+
+
+def masks(T: int) -> dict[str, Tensor]:
+    """What sees what among T tokens, `[T, T]`."""
+    causal = torch.ones(T, T).tril().bool()
+    blocks, both_ways, hole = causal.clone(), causal.clone(), causal.clone()
+    blocks[4:, :4] = False
+    both_ways[:3, :3] = True
+    hole[4:, 3] = False
+    local = causal.clone()
+    local[-1, :-1] = False
+    return {"causal": causal, "blocks": blocks, "both ways": both_ways, "hole": hole, "local": local}
+
+
+@pytest.mark.parametrize("form", ["bool", "additive", "biased"])
+@pytest.mark.parametrize("kind", masks(8))
+@pytest.mark.parametrize("architecture", [GPT2, LLAMA], ids=lambda architecture: architecture.name)
+def test_a_prepared_mask_hides_keys_and_moves_no_text(architecture: zoo.Architecture, kind: str, form: str) -> None:
+    """Whatever it hides, the text stands where a pre-filled cache and the same mask have it."""
+    T, ids = 8, zoo.inputs_for(architecture, length=8)["input_ids"]
+    model, seen = attached(architecture, "p_tuning_v2"), masks(T)[kind]
+
+    def given(past: int) -> Tensor:
+        mask = prepared(seen, past)
+        if form == "bool":
+            return mask
+        bias = -0.1 * (torch.arange(T)[:, None] - torch.arange(T)).clamp(min=0) if form == "biased" else 0.0
+        bias = torch.cat([torch.zeros(T, past), torch.zeros(T, T) + bias], 1)
+        return torch.where(mask, bias, torch.finfo(torch.float32).min)
+
+    ours = logits(model, {"input_ids": ids, "attention_mask": given(0)}, use_cache=False)
+    prefix = model.prefixtune.get("default")
+    cache = DynamicCache(config=model.config)
+    for slot in prefix.slots.values():
+        cache.update(*[t.detach().expand(2, -1, -1, -1) for t in prefix.keys_values(slot)], slot.layer.index)
+    pt.detach(model)
+    close(ours, logits(model, {"input_ids": ids, "attention_mask": given(P)}, past_key_values=cache))
+
+
+@pytest.mark.parametrize("opened", ["nothing", "everything", "itself"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_in_a_prepared_mask_is_padding_whatever_its_own_rows_are_open_to(side: str, opened: str) -> None:
+    """Masks leave a row of padding open to something, so that its softmax has something."""
+    model, inputs = attached(LLAMA, "p_tuning_v2"), zoo.inputs_for(LLAMA)
+    whole, padded = logits(model, inputs), zoo.pad(inputs, side, 3)
+    text = padded["attention_mask"][0].bool()
+    seen = torch.ones(9, 9).tril().bool() & text
+    if opened != "nothing":
+        seen[~text] = torch.ones(9, 9).bool()[~text] if opened == "everything" else torch.eye(9).bool()[~text]
+    mask = prepared(seen).expand(2, -1, -1, -1)
+    close(zoo.unpad(logits(model, {"input_ids": padded["input_ids"], "attention_mask": mask}), side, 3), whole)
+
+
+@pytest.mark.parametrize("architecture", [GPT2, LLAMA], ids=lambda architecture: architecture.name)
+def test_a_fresh_prefix_that_does_nothing_does_nothing_under_a_mask_of_blocks(architecture: zoo.Architecture) -> None:
+    model, ids = architecture.make(), zoo.inputs_for(architecture, length=8)["input_ids"]
+    inputs = {"input_ids": ids, "attention_mask": prepared(masks(8)["blocks"])}
+    bare = logits(model, inputs)
+    pt.attach(model, pt.ZeroInitPrefix(length=P))
+    close(logits(model, inputs), bare, 0)
+
+
 # Gates
 
 

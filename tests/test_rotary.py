@@ -9,7 +9,7 @@ import torch
 import zoo
 from test_contract import leave_start, make_method
 from torch import Tensor
-from transformers import DINOv3ViTConfig, DINOv3ViTModel, PreTrainedModel
+from transformers import DINOv3ViTConfig, DINOv3ViTModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 import prefixtune as pt
 from prefixtune import rotary
@@ -104,6 +104,21 @@ def test_a_turn_that_no_position_ids_move_is_refused(method: str) -> None:
         pt.attach(model, make_method(method))
     assert names_in(model) == []
     pt.attach(model, pt.PTuningV2(length=3))
+
+
+@pytest.mark.parametrize("method", ["content", "linear"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_layout_is_found_in_bfloat16_as_in_float32(seed: int, method: str) -> None:
+    """Wide enough that rounding leaves more than a hundredth of the largest number."""
+    config = LlamaConfig(**SMALL | {"hidden_size": 512, "num_attention_heads": 8}, vocab_size=64, head_dim=64)
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(config).eval()
+    pt.attach(model, make_method(method))
+    expected = [seat.layout for seat in seats(model)]
+    assert None not in expected
+    pt.detach(model)
+    pt.attach(model.to(torch.bfloat16), make_method(method))
+    assert [seat.layout for seat in seats(model)] == expected
 
 
 @pytest.mark.parametrize("zeros", [[1], [0, 1, 2, 3]])

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from typing import Any, cast
+from weakref import WeakSet
 
 import torch
 from torch import nn
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from prefixtune import geometry
 from prefixtune.attention import AttentionCall
@@ -36,6 +36,10 @@ class Default(Enum):
     NEWEST = "newest"
 
 
+_banks: WeakSet[Bank] = WeakSet()
+"""All that need our attention functions: of attached models, of their copies, of unpickled ones."""
+
+
 class Bank(nn.Module):
     """All prefixes of one model, by name, as a child module of it: so devices, dtypes and optimisers find them."""
 
@@ -56,6 +60,22 @@ class Bank(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or a pickle of the model takes: neither what is chosen just now nor who watches."""
         return vars(self) | {"_chosen": Default.NEWEST, "_chooser_thread": None, "watchers": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy or an unpickled model needs the names at once: `generate` makes its masks before any forward."""
+        super().__setstate__(state)
+        self.register()
+
+    def register(self) -> None:
+        """Our attention functions are registered from now on, until the last bank leaves."""
+        geometry.register(SEAM, seam)
+        _banks.add(self)
+
+    def leave_register(self) -> None:
+        """They stay registered as long as any other model needs them."""
+        _banks.discard(self)
+        if not _banks:
+            geometry.unregister(SEAM)
 
     @property
     def names(self) -> list[str]:
@@ -155,8 +175,6 @@ class Bank(nn.Module):
 
     def keep_names(self) -> None:
         """Put our attention names back where they went missing: another model with the same config was detached."""
-        if SEAM + "sdpa" not in ALL_MASK_ATTENTION_FUNCTIONS._global_mapping:
-            geometry.register(SEAM, seam)
         for config, own, ours in self.configs:
             if config._attn_implementation_internal == own:
                 config._attn_implementation_internal = ours

@@ -213,7 +213,10 @@ def _hint(theirs: Identity, ours: Identity) -> str:
     if theirs.shape != ours.shape and theirs.fingerprints and theirs.fingerprints == ours.fingerprints:
         return ", in the class that it was trained in: the weights are the same"
     if (theirs.shape, theirs.name) == (ours.shape, ours.name):
-        return ": weights that its files lack (a pooler) are drawn anew at every load; save the whole base once"
+        return (
+            ": weights that were wrapped (LoRA) or changed since are another base, and weights that its files lack (a "
+            "pooler) are drawn anew at every load; save the whole base once"
+        )
     return ""
 
 

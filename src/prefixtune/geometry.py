@@ -165,7 +165,7 @@ def tiny_inputs(model: PreTrainedModel, length: int = 3) -> dict[str, Tensor]:
 
 
 def _end_of_text(config: PreTrainedConfig) -> int:
-    end = config.eos_token_id
+    end = getattr(config, "eos_token_id", None)  # MobileBERT's knows of none
     first = end[0] if isinstance(end, list) else end
     return first if isinstance(first, int) and 0 <= first < config.vocab_size else 0
 
@@ -255,7 +255,7 @@ def measure(model: PreTrainedModel) -> Geometry:
     widths: dict[nn.Module, int] = {}
 
     def note_width(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        widths[module] = attention_input(args, kwargs).shape[-1]
+        widths[module] = attention_input(module, args, kwargs).shape[-1]
 
     def record(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: dict[str, Any]
@@ -279,13 +279,16 @@ def measure(model: PreTrainedModel) -> Geometry:
     return _arrange(model, seen)
 
 
-def attention_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """The hidden states `[B, T, d]` that an attention module was called with."""
+def attention_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The hidden states `[B, T, d]` that an attention module was called with. Raises ModelError where none are seen."""
     given = kwargs.get("hidden_states")
-    return given if given is not None else args[0]
+    given = next((x for x in (given, *args, *kwargs.values()) if isinstance(x, Tensor)), None)
+    if given is None:
+        raise ModelError(f"{type(module).__name__} was called without hidden states; expected a tensor to read them by")
+    return given
 
 
-_HIDDEN = -1e3
+HIDDEN = -1e3
 """Below this, a number in a mask hides a key; above, it may be a bias that a model (BEiT) adds by its mask."""
 
 
@@ -296,7 +299,7 @@ def _sees_no_future(mask: Tensor | None, options: dict[str, Any], module: nn.Mod
     if mask.shape[2] == 1 or mask.shape[3] < 2:
         return False
     corner = mask[0, 0, 0, 1]
-    return not bool(corner) if mask.dtype == torch.bool else bool(corner < _HIDDEN)
+    return not bool(corner) if mask.dtype == torch.bool else bool(corner < HIDDEN)
 
 
 def _arrange(model: PreTrainedModel, seen: list[_Seen]) -> Geometry:

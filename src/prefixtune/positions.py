@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from prefixtune.errors import ModelError
+from prefixtune.geometry import HIDDEN
 
 
 def bias_source(attention: nn.Module, stack: nn.Module) -> Any:
@@ -22,7 +23,7 @@ def bias_source(attention: nn.Module, stack: nn.Module) -> Any:
 def text_mask(given: Any, past: int, length: int, window: int | None) -> Tensor | None:
     """A 2D padding mask as `[B, S]`, also from the 4D mask that was prepared for `length` queries behind `past` keys.
 
-    There the last query sees all of the text, unless a sliding window cuts it. Then a query tells of itself, and the
+    There a key is text if any query sees it, unless a sliding window cuts it. Then a query tells of itself, and the
     first one of the keys before it that are in its window; keys that left the window count as text.
     """
     if isinstance(given, dict):  # one mask for each kind of layer
@@ -32,11 +33,23 @@ def text_mask(given: Any, past: int, length: int, window: int | None) -> Tensor 
         return None
     if given.ndim == 2:
         return given
-    seen = given[:, 0] if given.dtype == torch.bool else given[:, 0] == 0  # [B, T, S]
+    seen = given[:, 0] if given.dtype == torch.bool else given[:, 0] > HIDDEN  # [B, T, S]
     if window is None or seen.shape[2] <= window:
-        return seen[:, -1].long()
+        return _seen_by_any(seen).long()
     left = torch.arange(past, 0, -1, device=given.device) >= window
     return torch.cat([seen[:, 0, :past] | left, seen[:, :, past:].diagonal(dim1=1, dim2=2)], dim=1).long()
+
+
+def _seen_by_any(seen: Tensor) -> Tensor:
+    """Which keys `[B, S]` are text by what queries see, `[B, T, S]`.
+
+    The last query tells of all it sees. Another one may itself be padding, and such a row is left open to all keys or
+    to its own, so that its softmax has something: who sees everything, or one key alone, tells nothing.
+    """
+    if seen.shape[1] == 1:
+        return seen[:, 0]
+    counts = seen.sum(-1, keepdim=True)  # [B, T, 1]
+    return seen[:, -1] | (seen & (counts > 1) & (counts < seen.shape[2])).any(1)
 
 
 def real_positions(tokens: Tensor, mask: Tensor | None, past: int) -> Tensor:

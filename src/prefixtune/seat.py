@@ -38,7 +38,7 @@ class Seat:
         """Forward pre-hook of the attention module: what it reads is what token gates read."""
         forward = self.stack.running()
         if forward is not None:
-            forward.hidden = attention_input(args, kwargs)
+            forward.hidden = attention_input(module, args, kwargs)
             if self.layout is not None and forward.by_content:
                 forward.angles = rotary.angles(kwargs.get("position_embeddings"))
 
@@ -88,7 +88,7 @@ class Seat:
             not torch.is_grad_enabled()
             and call.query.device.type == "cpu"  # where it was measured to pay
             and attention.can_merge(call)
-            and all(prefix.joint and scrolled(prefix, slot, forward) is None for prefix, slot in taken)
+            and all(prefix.joint and scrolled(prefix, slot, forward, self.stack.site) is None for prefix, slot in taken)
             and all(self._prefix_bias(prefix, slot, call, forward) is None for prefix, slot in taken)
         )
 
@@ -119,6 +119,8 @@ class Seat:
         self, group: Group, prefix: Prefix, slot: Slot, call: AttentionCall, forward: Forward
     ) -> AttentionCall:
         """The call as a group's prefix sees it: its rows, and what the forward knows of them. Watchers see it too."""
+        if prefix.reads == "first" or (prefix.method.window == "scroll" and slot.layer.window is not None):
+            self._refuse_chosen_positions(call, forward)
         if prefix.reads == "first":
             if call.hidden is None:
                 raise ModelError(
@@ -126,7 +128,7 @@ class Seat:
                     "the first token cannot read it; use a method without gates that read the input"
                 )
             call = replace(call, start=self.stack.start(forward, slot, call.hidden))
-        made, mask = group.made.get(slot.key), scrolled(prefix, slot, forward)
+        made, mask = group.made.get(slot.key), scrolled(prefix, slot, forward, self.stack.site)
         bias = self._prefix_bias(prefix, slot, call, forward)
         if made is not None or mask is not None or bias is not None:  # a copy of a call takes its time in decoding
             call = replace(call, made=made, prefix_mask=mask, prefix_bias=bias)
@@ -135,6 +137,18 @@ class Seat:
         for watch in self.stack.chooser.watchers:
             watch(prefix, slot, call)
         return call
+
+    def _refuse_chosen_positions(self, call: AttentionCall, forward: Forward) -> None:
+        """Gemma 4 runs its last layers on those positions alone whose logits are asked for, and does not say on which.
+
+        Raises ConfigError, since the first of them is not the first of the text.
+        """
+        T = call.query.shape[2]
+        if self.stack.site == "decoder" and forward.positions is not None and T < forward.positions.shape[1]:
+            raise ConfigError(
+                f"{type(call.module).__name__}: this layer runs on chosen positions only ({T} of "
+                f"{forward.positions.shape[1]}); expected all of them, or gate_input='token' and window='pinned'"
+            )
 
     def _prefix_bias(self, prefix: Prefix, slot: Slot, call: AttentionCall, forward: Forward) -> Tensor | None:
         """A relative position bias `[B|1, H, T, P]` for a prefix that stands at positions before the text."""
@@ -151,13 +165,16 @@ class Seat:
         return bias[0, :, forward.positions, : slot.length].transpose(0, 1)
 
 
-def scrolled(prefix: Prefix, slot: Slot, forward: Forward) -> Tensor | None:
-    """`[B, 1, T, P]`: which prefix positions are still inside the sliding window; None when all stay visible."""
+def scrolled(prefix: Prefix, slot: Slot, forward: Forward, site: str) -> Tensor | None:
+    """`[B, 1, T, P]`: which prefix positions are still inside the sliding window; None when all stay visible.
+
+    `site` is that of the stack, 'encoder' or 'decoder'.
+    """
     window = slot.layer.window
     if prefix.method.window != "scroll" or window is None or forward.positions is None:
         return None
     standing = torch.arange(slot.length, device=forward.positions.device)
-    distance = forward.positions[:, None, :, None] + prefix.offsets["decoder"] - standing
+    distance = forward.positions[:, None, :, None] + prefix.offsets[site] - standing
     return distance < window
 
 

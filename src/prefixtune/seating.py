@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
-from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +18,7 @@ from prefixtune.heads import HeadSwitch, copy_heads, head_names
 from prefixtune.prefix import Method, Prefix, Slot, plan
 from prefixtune.rotary import Rotation
 from prefixtune.seam import Stack
-from prefixtune.seat import SEAT, Seat, seam
-
-_banks: WeakSet[Bank] = WeakSet()
+from prefixtune.seat import SEAT, Seat
 
 
 @contextmanager
@@ -60,6 +57,11 @@ def seat(model: PreTrainedModel) -> Bank:
         )
     if isinstance(model._modules.get(BANK), Bank):
         return bank_of(model)
+    if any(SEAT in vars(module) for module in model.modules()):
+        raise ModelError(
+            f"{type(model).__name__} shares layers with another model that has a prefix attached; detach it there, or "
+            "attach to that model"
+        )
     devices = sorted({str(parameter.device) for parameter in model.parameters()})
     if len(devices) > 1:
         raise ModelError(
@@ -102,9 +104,8 @@ def _run_backwards(undo: list[Callable[[], object]]) -> None:
 
 def _take_seats(model: PreTrainedModel, bank: Bank) -> None:
     undo = bank.undo
-    geometry.register(SEAM, seam)
-    _banks.add(bank)
-    undo.append(partial(_leave_register, bank))
+    bank.register()
+    undo.append(bank.leave_register)
     for config in geometry.attention_configs(model):
         own = config._attn_implementation_internal
         # A config shared with another attached model already carries our name: its own kind is the rest of it.
@@ -120,13 +121,6 @@ def _take_seats(model: PreTrainedModel, bank: Bank) -> None:
     for name in head_names(model, BANK):
         handle = model.get_submodule(name).register_forward_hook(HeadSwitch(bank, name), with_kwargs=True)
         undo.append(handle.remove)
-
-
-def _leave_register(bank: Bank) -> None:
-    """Our attention functions are registered as long as any model needs them."""
-    _banks.discard(bank)
-    if not _banks:
-        geometry.unregister(SEAM)
 
 
 def _rename_back(bank: Bank) -> None:
@@ -176,6 +170,7 @@ def install(model: PreTrainedModel, name: str, prefix: Prefix) -> None:
                 f"{type(stack.module).__name__} gives its tokens no positions that could be moved behind a prefix "
                 f"(position_offset={prefix.offsets[stack.site]}); expected position_offset=0"
             )
+        _keep_the_future_hidden(model, bank, prefix, stack)
     prefix.to(model.device)
     bank.add(name, prefix, copy_heads(model, head_names(model, BANK)))
     bank.train(model.training)
@@ -188,6 +183,24 @@ def install(model: PreTrainedModel, name: str, prefix: Prefix) -> None:
     except BaseException:
         bank.remove(name)
         raise
+
+
+def _keep_the_future_hidden(model: PreTrainedModel, bank: Bank, prefix: Prefix, stack: Stack) -> None:
+    """Raise ConfigError where a prefix would show a stack's tokens what comes behind them, though no mask says so."""
+    layers = [layer for layer in bank.geometry.layers if model.get_submodule(layer.stack) is stack.module]
+    reached = {slot.layer for slot in prefix.slots.values()} & {*layers}
+    continued = model.can_generate() and not model.config.is_encoder_decoder and "past_key_values" in stack.parameters
+    if prefix.reads == "mean" and continued and reached:  # PaliGemma reads a prompt both ways, and then goes on
+        raise ConfigError(
+            f"gate_input='mean' reads the whole input and would leak the future into {type(stack.module).__name__}, "
+            "which generates text; expected 'token', 'first' or 'none'"
+        )
+    parts = [part for layer in layers for part in model.get_submodule(layer.module).children()]
+    if prefix.offsets[stack.site] and any("Compressor" in type(part).__name__ for part in parts):  # DeepSeek-V4
+        raise ConfigError(
+            f"{type(stack.module).__name__} tells by positions which compressed keys lie behind a token, and tokens "
+            f"moved by position_offset={prefix.offsets[stack.site]} would see the future; expected position_offset=0"
+        )
 
 
 def _find_rotations(model: PreTrainedModel, bank: Bank, name: str, stack: Stack) -> None:
@@ -233,7 +246,7 @@ def _queries(model: PreTrainedModel, bank: Bank, name: str, run: Callable[[], ob
     found: dict[nn.Module, Reading] = {}
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        read[module] = geometry.attention_input(args, kwargs), rotary.angles(kwargs.get("position_embeddings"))
+        read[module] = geometry.attention_input(module, args, kwargs), rotary.angles(kwargs.get("position_embeddings"))
 
     def record(module: nn.Module, query: Tensor, *rest: object) -> None:
         if module in read:

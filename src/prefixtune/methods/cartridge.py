@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from prefixtune.errors import ConfigError
-from prefixtune.prefix import FreePrefix, KeysValues, Method, Prefix, Slot, folded_keys_values, keys_values_from
+from prefixtune.prefix import KeysValues, Method, Prefix, Slot, folded_keys_values, keys_values_from
 
 
 @dataclass(kw_only=True)
@@ -49,7 +49,7 @@ class Cartridge(Method):
         return CartridgePrefix(self, slots, start)
 
     def restore(self, slots: Sequence[Slot], folded: Mapping[str, Tensor]) -> Prefix:
-        return FreePrefix(self, slots, keys_values_from(folded, slots))
+        return CartridgePrefix(self, slots, keys_values_from(folded, slots))
 
 
 class CartridgePrefix(Prefix):

@@ -31,7 +31,7 @@ class Cut:
         """
 
         def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            seen.append(attention_input(args, kwargs))
+            seen.append(attention_input(module, args, kwargs))
 
         handle = self.blocks[self.lowest].register_forward_pre_hook(watch, with_kwargs=True)
         try:
@@ -49,7 +49,7 @@ class Cut:
         """
 
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            entering = _placed(states, real, attention_input(args, kwargs))
+            entering = _placed(states, real, attention_input(module, args, kwargs))
             if kwargs.get("hidden_states") is not None:
                 return args, kwargs | {"hidden_states": entering}
             return (entering, *args[1:]), kwargs
@@ -67,7 +67,7 @@ class Cut:
         before = [(vars(self.blocks[i]), vars(self.blocks[i]).get("forward")) for i in which]
         try:
             for i in which:
-                vars(self.blocks[i])["forward"] = _handing_on(self.widths[i])
+                vars(self.blocks[i])["forward"] = _handing_on(self.blocks[i], self.widths[i])
             yield
         finally:
             for own, forward in before:
@@ -76,9 +76,9 @@ class Cut:
                     own["forward"] = forward
 
 
-def _handing_on(width: int | None) -> Any:
+def _handing_on(block: nn.Module, width: int | None) -> Any:
     def forward(*args: Any, **kwargs: Any) -> Any:
-        hidden = attention_input(args, kwargs)
+        hidden = attention_input(block, args, kwargs)
         return hidden if width is None else (hidden, *[None] * (width - 1))
 
     return forward
