@@ -194,7 +194,8 @@ def build_trainer(config: RunConfig, bench: Bench, metric: str | None) -> Prefix
     if isinstance(task, Text2Text):
         tell_of_unlearned_end(model, bench.tokenizer, task.end(bench.tokenizer))
     features = task.features(bench.data.train, model, bench.tokenizer, bench.room)
-    tell_of_cuts(bench.data.train.name, [len(feature["input_ids"]) for feature in features], bench.room.inputs())
+    if not isinstance(task, Text2Text):  # which knows what it cut: its features hold the targets, too
+        tell_of_cuts(bench.data.train.name, [len(feature["input_ids"]) for feature in features], bench.room.inputs())
     lengths = [len(feature["input_ids"]) for feature in features]
     spares = task.shifted(model) or padding_share(lengths, config.batch_size) >= PACKING_PAYS
     layout = task.layout(model, bench.tokenizer, config.packing if spares or config.packing != "auto" else "never")
