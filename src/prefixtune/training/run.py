@@ -130,6 +130,7 @@ def _finish(
     metadata = {
         "task": bench.task.metadata(),
         "decoding": vars(bench.decoding),
+        "dtype": config.dtype,
         "max_length": config.max_length,
         "columns": config.columns or {},
         "metrics": found,
