@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -92,6 +92,7 @@ class Text2Text(Task):
                 )
             limits = [window.inputs()] * len(table)
             sources = self._told(table.name, [row["source"] for row in table.rows], model, tokenizer, limits)
+            _refuse_empty(table, dict(zip((row["source"] for row in table.rows), sources, strict=True)))
             return [{"input_ids": s, "labels": t} for s, t in zip(sources, targets, strict=True)]
         if (room := window.inputs(reserved=longest)) is not None and room < 1:
             raise DataError(
@@ -236,6 +237,8 @@ class Text2Text(Task):
         limits = [window.inputs(reserve(model, window, decoding))] * len(sources)
         told = f"{' and '.join(dict.fromkeys(table.name for table in tables))}, to be answered"
         prompts = dict(zip(sources, self._told(told, sources, model, tokenizer, limits), strict=True))
+        for table in tables:
+            _refuse_empty(table, prompts)
         texts = generate(model, tokenizer, list(prompts.values()), window, decoding, batch_size, self.end(tokenizer))
         found = dict(zip(prompts, texts, strict=True))
         return [[found[source] for source in grouped(table)] for table in tables]
@@ -244,6 +247,13 @@ class Text2Text(Task):
         """BLEU and chrF (sacrebleu, 0 to 100), ROUGE F-measures (0 to 1, the best reference counts)."""
         references = list(grouped(table).values())
         return {name: metrics.score(name, answers, references) for name in self.metrics}
+
+
+def _refuse_empty(table: Table, prompts: Mapping[str, Sequence[int]]) -> None:
+    """Raise DataError for a row whose source leaves the model nothing to read."""
+    for index, row in enumerate(table.rows):
+        if not prompts[row["source"]]:
+            raise DataError(f"{table.where(index)}: the source is empty; expected at least one token, or no such row")
 
 
 def grouped(table: Table) -> dict[str, list[str]]:
