@@ -17,6 +17,8 @@ from prefixtune.tasks.task import at_least_one, batches_by_length, tell_of_cuts
 from prefixtune.tasks.text2text import Text2Text
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -62,7 +64,7 @@ def load(model_id: str | None, directories: Mapping[str, str], *, dtype: str = "
     folders = {name: local_folder(directory) for name, directory in directories.items()}
     configs = {name: read_config(folder) for name, folder in folders.items()}
     metadata = {name: config.get("metadata") or {} for name, config in configs.items()}
-    kinds = {name: tasks.from_metadata(data["task"]) if "task" in data else None for name, data in metadata.items()}
+    kinds = {name: _stored_task(data, folders[name]) for name, data in metadata.items()}
     heads = {task.kind for task in kinds.values() if task is not None}
     if len(heads) > 1:
         told = ", ".join(f"{name}: {task.kind}" for name, task in kinds.items() if task is not None)
@@ -82,6 +84,21 @@ def load(model_id: str | None, directories: Mapping[str, str], *, dtype: str = "
     room = window(model, tokenizer, max(taken.values(), default=0), shortest)
     rooms = {name: window(model, tokenizer, taken[name], bounds[name]) for name in directories}
     return Loaded(model, tokenizer, kinds, metadata, room, rooms)
+
+
+def _stored_task(metadata: Mapping[str, Any], folder: Path) -> Task | None:
+    """The task that a header names. Raises CheckpointError where what it says of training is malformed."""
+    bound = metadata.get("max_length")
+    if bound is not None and (not isinstance(bound, int) or isinstance(bound, bool)):
+        raise CheckpointError(f"{folder}: max_length is {bound!r}, expected a whole number; restore the header")
+    try:
+        trained_decoding(metadata)
+        return tasks.from_metadata(metadata["task"]) if "task" in metadata else None
+    except (TypeError, KeyError, AttributeError, ConfigError) as error:
+        raise CheckpointError(
+            f"{folder}: its header holds a task or a decoding that this prefixtune ({pt.__version__}) does not know "
+            f"({error}); restore the header, or use the prefixtune that wrote it"
+        ) from error
 
 
 def _trained_dtype(metadata: Mapping[str, Mapping[str, Any]]) -> str:

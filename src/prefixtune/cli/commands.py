@@ -77,7 +77,7 @@ def evaluate(
         columns: Renames of columns, as in source=mr,target=ref; default: as in training.
         data_format: Format of the file when its extension does not say.
         batch_size: Examples a batch.
-        dtype: Type of the base model's weights: auto, float32, bfloat16, float16.
+        dtype: Type of the base model's weights: auto (as in training), float32, bfloat16, float16.
         output: File to write the metrics to, as well.
         predictions: JSONL file to write the model's answers to, one a row (text to text: one a source).
     """
@@ -116,7 +116,7 @@ def generate(
         bare: Answer without a prefix, too.
         columns: Renames of columns, as in source=mr.
         batch_size: Rows a batch.
-        dtype: Type of the base model's weights: auto, float32, bfloat16, float16.
+        dtype: Type of the base model's weights: auto (as in training), float32, bfloat16, float16.
     """
     from prefixtune import evaluation
     from prefixtune.training import results
@@ -134,8 +134,9 @@ def generate(
     prompts = [str(prompt)] if table is None else _sources(table)
     names: list[str | None] = [*folders, *([None] if bare or not folders else [])]
     # The bare model answers as the first prefix does, for comparison.
-    known = {None: next(iter(stored), {}), **loaded.metadata}
-    how = {name: evaluation.trained_decoding(known[name], **overrides) for name in names}
+    bare_facts = next(iter(stored), {})
+    known = [bare_facts if name is None else loaded.metadata[name] for name in names]
+    how = {name: evaluation.trained_decoding(facts, **overrides) for name, facts in zip(names, known, strict=True)}
     found = evaluation.generate(loaded, prompts, names, how, batch_size)
     answers = [{_BARE if name is None else name: text for name, text in row.items()} for row in found]
     lines = "".join(
@@ -171,7 +172,7 @@ def export(
         to: peft: a PREFIX_TUNING checkpoint that PEFT loads.
         output: Folder to write.
         model: The base model; default: the one the prefix names.
-        dtype: Type of the base model's weights: auto, float32, bfloat16, float16.
+        dtype: Type of the base model's weights: auto (as in training), float32, bfloat16, float16.
     """
     import prefixtune as pt
     from prefixtune import evaluation

@@ -41,7 +41,7 @@ def write_text(path: Path, text: str) -> None:
         return
     path = path.resolve()  # a link stays one
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}."[:200])
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}."[:60])
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
