@@ -191,7 +191,7 @@ def _outer_name(key: str) -> str:
 
 def check_name(name: str) -> str:
     """`name`, if it can be a folder's name and cannot leave its folder."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}", name):
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}", name):
         raise ConfigError(
             f"{name!r} cannot name a prefix; expected letters, digits, '-' and '_' (at most 128), e.g. 'e2e'"
         )

@@ -71,6 +71,8 @@ def made_folder(directory: str | os.PathLike[str]) -> Path:
         Path(directory).mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise CheckpointError(f"{error.filename} is a file; expected a folder to write to") from error
+    except OSError as error:
+        raise CheckpointError(f"{directory} cannot be made ({error.strerror}); choose another folder") from error
     return Path(directory)
 
 
@@ -97,7 +99,7 @@ def read_config(directory: str | os.PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(f"{directory} holds no prefix: {CONFIG} is missing; expected a folder that save() wrote")
     try:
         header = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is corrupt ({error}); save the prefix again or restore the file") from error
     needed = ("format", "method", "options", "slots", "base_model", "sha256", "name")
     missing = [key for key in needed if not isinstance(header, dict) or key not in header]
@@ -114,7 +116,8 @@ def read_config(directory: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _check_types(header: Mapping[str, Any], path: Path) -> None:
     kinds = {"method": str, "options": dict, "slots": dict, "sha256": str, "name": str}
-    for key, kind in kinds.items():
+    later = {key: dict for key in ("position_offset", "metadata") if key in header}  # loading can do without them
+    for key, kind in (kinds | later).items():
         if not isinstance(header[key], kind):
             raise CheckpointError(
                 f"{path}: {key} is {str(header[key])[:60]!r}, expected a {kind.__name__}; restore the file"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import prefixtune as pt
@@ -17,6 +17,8 @@ from prefixtune.tasks.task import at_least_one, batches_by_length, tell_of_cuts
 from prefixtune.tasks.text2text import Text2Text
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -27,6 +29,8 @@ class Loaded:
     Args:
         tasks: the task of every prefix, by its name; None where the prefix does not say.
         metadata: what training wrote beside every prefix, by its name.
+        window: what fits under every prefix.
+        windows: what fits under each prefix, by its name, where they differ.
     """
 
     model: PreTrainedModel
@@ -34,6 +38,12 @@ class Loaded:
     tasks: dict[str, Task | None]
     metadata: dict[str, dict[str, Any]]
     window: Window
+    windows: dict[str, Window] = field(default_factory=dict)
+
+    def window_of(self, name: str | None) -> Window:
+        """What fits under the prefix `name`; the bare model reads what the first prefix reads."""
+        first = next(iter(self.windows), None)
+        return self.windows.get(first if name is None else name, self.window)  # type: ignore[arg-type]
 
 
 def load(model_id: str | None, directories: Mapping[str, str], *, dtype: str = "auto") -> Loaded:
@@ -41,10 +51,11 @@ def load(model_id: str | None, directories: Mapping[str, str], *, dtype: str = "
 
     Args:
         model_id: a folder or a hub id; None: the base model that the first prefix names.
+        dtype: type of the base model's weights; auto: the one that training loaded it in.
 
     Raises:
         CheckpointError: a folder holds no prefix, or one of another base model.
-        ConfigError: the prefixes need different heads.
+        ConfigError: the prefixes need different heads, or were trained under different types of weights.
     """
     import torch
 
@@ -53,7 +64,7 @@ def load(model_id: str | None, directories: Mapping[str, str], *, dtype: str = "
     folders = {name: local_folder(directory) for name, directory in directories.items()}
     configs = {name: read_config(folder) for name, folder in folders.items()}
     metadata = {name: config.get("metadata") or {} for name, config in configs.items()}
-    kinds = {name: tasks.from_metadata(data["task"]) if "task" in data else None for name, data in metadata.items()}
+    kinds = {name: _stored_task(data, folders[name]) for name, data in metadata.items()}
     heads = {task.kind for task in kinds.values() if task is not None}
     if len(heads) > 1:
         told = ", ".join(f"{name}: {task.kind}" for name, task in kinds.items() if task is not None)
@@ -63,14 +74,40 @@ def load(model_id: str | None, directories: Mapping[str, str], *, dtype: str = "
             raise ConfigError("no model given; name one with --model")
         model_id = next(iter(configs.values()))["base_model"]["name"]
     first = next((task for task in kinds.values() if task is not None), None)
-    model, tokenizer = load_base(model_id, first, dtype=dtype)
+    model, tokenizer = load_base(model_id, first, dtype=_trained_dtype(metadata) if dtype == "auto" else dtype)
     torch.nn.Module.to(model, _device())
     for name, folder in folders.items():
         pt.load(model, folder, name=name)
-    longest = max((positions_taken(model, name) for name in directories), default=0)
-    lengths = [data["max_length"] for data in metadata.values() if data.get("max_length")]
-    room = window(model, tokenizer, longest, min(lengths, default=None))
-    return Loaded(model, tokenizer, kinds, metadata, room)
+    taken = {name: positions_taken(model, name) for name in directories}
+    bounds = {name: metadata[name].get("max_length") for name in directories}
+    shortest = min((bound for bound in bounds.values() if bound), default=None)
+    room = window(model, tokenizer, max(taken.values(), default=0), shortest)
+    rooms = {name: window(model, tokenizer, taken[name], bounds[name]) for name in directories}
+    return Loaded(model, tokenizer, kinds, metadata, room, rooms)
+
+
+def _stored_task(metadata: Mapping[str, Any], folder: Path) -> Task | None:
+    """The task that a header names. Raises CheckpointError where what it says of training is malformed."""
+    bound = metadata.get("max_length")
+    if bound is not None and (not isinstance(bound, int) or isinstance(bound, bool)):
+        raise CheckpointError(f"{folder}: max_length is {bound!r}, expected a whole number; restore the header")
+    try:
+        trained_decoding(metadata)
+        return tasks.from_metadata(metadata["task"]) if "task" in metadata else None
+    except (TypeError, KeyError, AttributeError, ConfigError) as error:
+        raise CheckpointError(
+            f"{folder}: its header holds a task or a decoding that this prefixtune ({pt.__version__}) does not know "
+            f"({error}); restore the header, or use the prefixtune that wrote it"
+        ) from error
+
+
+def _trained_dtype(metadata: Mapping[str, Mapping[str, Any]]) -> str:
+    """The type of weights that training asked for; `auto` where no prefix says. Raises ConfigError for several."""
+    known = {name: str(data["dtype"]) for name, data in metadata.items() if "dtype" in data}
+    if len(set(known.values())) > 1:
+        told = ", ".join(f"{name}: {dtype}" for name, dtype in known.items())
+        raise ConfigError(f"the prefixes were trained with base weights of different types ({told}); name one: --dtype")
+    return next(iter(known.values()), "auto")
 
 
 def positions_taken(model: PreTrainedModel, name: str) -> int:
@@ -104,7 +141,7 @@ def evaluate(
     prepared = task.prepared(table)
     with pt.using(loaded.model, name):
         found = task.predict(
-            loaded.model, loaded.tokenizer, prepared, loaded.window, batch_size=batch_size,
+            loaded.model, loaded.tokenizer, prepared, loaded.window_of(name), batch_size=batch_size,
             decoding=decoding or trained_decoding(loaded.metadata[name]), answered=True,
         )  # fmt: skip
     assert found.answers is not None
@@ -128,47 +165,80 @@ def trained_decoding(metadata: Mapping[str, Any], **overrides: Any) -> Decoding:
 
 
 def generate(
-    loaded: Loaded, prompts: Sequence[str], names: Sequence[str | None], decoding: Decoding, batch_size: int = 32
-) -> list[dict[str | None, str]]:
+    loaded: Loaded, prompts: Sequence[str], names: Sequence[str | None],
+    decoding: Decoding | Mapping[str | None, Decoding], batch_size: int = 32,
+) -> list[dict[str | None, str]]:  # fmt: skip
     """For every prompt the answer under every one of `names` (None: the bare base model).
 
-    All answers to a prompt come from one batch, a prefix a row, where one token ends them all.
+    All answers to a prompt come from one batch, a prefix a row, where they are written in the same way.
+
+    Args:
+        decoding: how answers are written, all of them or by the names.
     """
     import torch
 
     model, tokenizer = loaded.model, loaded.tokenizer
     jobs = [(row, name) for row in range(len(prompts)) for name in names]
-    tails = {name: _text_task(loaded, name) for name in names}
-    keep = reserve(model, loaded.window, decoding)
-    ids = [tails[name].prompts([prompts[row]], model, tokenizer, loaded.window, reserved=keep)[0] for row, name in jobs]
+    ways = {name: _way(loaded, name, decoding) for name in names}
+    ids = [_prompt(loaded, name, prompts[row], ways[name]) for row, name in jobs]
     if empty := [row for (row, _), prompt in zip(jobs, ids, strict=True) if not prompt]:
         raise DataError(f"prompt {empty[0] + 1} is empty; expected at least one token")
-    tell_of_cuts("prompts", [len(prompt) for prompt in ids], loaded.window.inputs(keep))
+    _tell_of_cut_prompts(model, jobs, ids, ways)
     answers: list[dict[str | None, str]] = [{} for _ in prompts]
     # Rows of one prompt stay together: a batch is a whole number of prompts.
     size = max(at_least_one(batch_size) // len(names), 1) * len(names)
     order = [job for batch in batches_by_length(_prompt_lengths(ids, names), 1) for job in _jobs_of(batch, names)]
-    with seeded(decoding), torch.no_grad():
+    # All draw from one seed, one after another.
+    with seeded(max((way.decoding for way in ways.values()), key=lambda how: how.sample)), torch.no_grad():
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
-            for end, alike in _by_end(tokenizer, tails, jobs, chosen).items():
+            for way, alike in _by_way(ways, jobs, chosen).items():
                 with _using(model, [jobs[job][1] for job in alike]):
-                    texts = generate_batch(model, tokenizer, [ids[job] for job in alike], loaded.window, decoding, end)
+                    texts = generate_batch(
+                        model, tokenizer, [ids[job] for job in alike], way.window, way.decoding, way.end
+                    )
                 for job, text in zip(alike, texts, strict=True):
                     row, name = jobs[job]
                     answers[row][name] = text
     return answers
 
 
-def _by_end(
-    tokenizer: PreTrainedTokenizerBase, tails: Mapping[str | None, Text2Text], jobs: Sequence[tuple[int, str | None]],
-    chosen: Sequence[int],
-) -> dict[int | None, list[int]]:  # fmt: skip
-    """The chosen jobs by the token that ends their answers: where prefixes differ in it, a batch is taken apart."""
-    found: dict[int | None, list[int]] = {}
+@dataclass(frozen=True)
+class _Way:
+    """How a prefix's answers are written, `end` the token that ends them beside the model's own."""
+
+    window: Window
+    decoding: Decoding
+    end: int | None
+
+
+def _way(loaded: Loaded, name: str | None, decoding: Decoding | Mapping[str | None, Decoding]) -> _Way:
+    task = _text_task(loaded, name)
+    how = decoding if isinstance(decoding, Decoding) else decoding[name]
+    return _Way(loaded.window_of(name), how, None if task.end_token is None else task.end(loaded.tokenizer))
+
+
+def _prompt(loaded: Loaded, name: str | None, text: str, way: _Way) -> list[int]:
+    kept = reserve(loaded.model, way.window, way.decoding)
+    return _text_task(loaded, name).prompts([text], loaded.model, loaded.tokenizer, way.window, reserved=kept)[0]
+
+
+def _tell_of_cut_prompts(
+    model: PreTrainedModel, jobs: Sequence[tuple[int, str | None]], ids: Sequence[list[int]],
+    ways: Mapping[str | None, _Way],
+) -> None:  # fmt: skip
+    for name, way in ways.items():
+        lengths = [len(prompt) for (_, asked), prompt in zip(jobs, ids, strict=True) if asked == name]
+        tell_of_cuts("prompts", lengths, way.window.inputs(reserve(model, way.window, way.decoding)))
+
+
+def _by_way(
+    ways: Mapping[str | None, _Way], jobs: Sequence[tuple[int, str | None]], chosen: Sequence[int]
+) -> dict[_Way, list[int]]:
+    """The chosen jobs by how their answers are written: where prefixes differ in it, a batch is taken apart."""
+    found: dict[_Way, list[int]] = {}
     for job in chosen:
-        task = tails[jobs[job][1]]
-        found.setdefault(None if task.end_token is None else task.end(tokenizer), []).append(job)
+        found.setdefault(ways[jobs[job][1]], []).append(job)
     return found
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 import torch
@@ -68,6 +69,12 @@ class Method(ABC):
     """In sliding-window layers: 'pinned' keeps the prefix visible to all, 'scroll' lets it leave with the window."""
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            _check_kind(field.name, getattr(self, field.name), str(field.type))
+        _check_places("sites", self.sites, str)
+        _check_places("layers", self.layers, int)
+        for lengths in self.lengths.values() if isinstance(self.lengths, Mapping) else [self.lengths]:
+            _check_lengths(lengths)
         if self.length is not None and self.length < 1:
             raise ConfigError(f"length={self.length}: a prefix has at least one position; expected length >= 1")
         if not 0.0 <= self.dropout < 1.0:
@@ -82,6 +89,8 @@ class Method(ABC):
                     raise ConfigError(f"{name}: {site!r} is unknown{near_miss(site, SITES)}")
         offset = self.position_offset
         for given in offset.values() if isinstance(offset, Mapping) else [offset]:
+            if given is not None and not _is_whole(given):
+                raise ConfigError(f"position_offset={given!r}: expected a whole number, or one for each site")
             if given is not None and given < 0:
                 raise ConfigError(f"position_offset={given}: no token stands before position 0; expected 0 or more")
 
@@ -109,6 +118,50 @@ class Method(ABC):
     @abstractmethod
     def restore(self, slots: Sequence[Slot], folded: Mapping[str, Tensor]) -> Prefix:
         """The prefix from its folded tensors, as `Prefix.fold` named them."""
+
+
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_kind(value: Any, kind: str) -> bool:
+    if kind == "float":
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return _is_whole(value) if kind == "int" else isinstance(value, {"bool": bool, "str": str}[kind])
+
+
+def _check_kind(name: str, value: Any, declared: str) -> None:
+    """Raise ConfigError for another kind of value than the field's; fields of lists or methods are not judged."""
+    kinds = [kind for kind in declared.split(" | ") if kind != "None"]
+    if not set(kinds) <= set(_KINDS) or (value is None and "None" in declared):
+        return
+    if not any(_is_kind(value, kind) for kind in kinds):
+        raise ConfigError(f"{name}={value!r}: expected {' or '.join(_KINDS[kind] for kind in kinds)}")
+    if name.endswith("_std") and value < 0:
+        raise ConfigError(f"{name}={value}: a standard deviation is not negative; expected 0 or more")
+
+
+def _check_places(name: str, given: Any, kind: type) -> None:
+    if given is None:
+        return
+    told = "layers by their numbers, as in [0, 1]" if kind is int else "names, as in ['encoder']"
+    if not isinstance(given, Sequence) or isinstance(given, str) or not all(type(item) is kind for item in given):
+        raise ConfigError(f"{name}={given!r}: expected {told}")
+    if twice := [item for item in given if given.count(item) > 1]:
+        raise ConfigError(f"{name}={given!r}: {twice[0]!r} is there twice; expected each once")
+
+
+def _check_lengths(given: Any) -> None:
+    if given is None:
+        return
+    if not isinstance(given, Sequence) or isinstance(given, str) or not all(map(_is_whole, given)):
+        raise ConfigError(
+            f"lengths: {given!r} is no list of whole numbers; expected one length for each layer, as in [3, 4], or "
+            "such a list for each site"
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -7,13 +7,16 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from prefixtune.cli import report
 from prefixtune.cli.options import Whole, WholeOrNone, column_names
 from prefixtune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from prefixtune.tasks import Table
 
 _BARE = "(base model)"
 
@@ -74,15 +77,14 @@ def evaluate(
         columns: Renames of columns, as in source=mr,target=ref; default: as in training.
         data_format: Format of the file when its extension does not say.
         batch_size: Examples a batch.
-        dtype: Type of the base model's weights: auto, float32, bfloat16, float16.
+        dtype: Type of the base model's weights: auto (as in training), float32, bfloat16, float16.
         output: File to write the metrics to, as well.
         predictions: JSONL file to write the model's answers to, one a row (text to text: one a source).
     """
     from prefixtune import evaluation, tasks
     from prefixtune.training import results
 
-    for option, path in (("--output", output), ("--predictions", predictions)):
-        results.check_file(path, option)
+    results.check_files({"--output": output, "--predictions": predictions}, {"--data": data})
     renames = column_names(columns)
     table = tasks.read(data, split=split, subset=subset, form=data_format, columns=renames)
     loaded = evaluation.load(model, {"default": prefix}, dtype=dtype)
@@ -114,20 +116,27 @@ def generate(
         bare: Answer without a prefix, too.
         columns: Renames of columns, as in source=mr.
         batch_size: Rows a batch.
-        dtype: Type of the base model's weights: auto, float32, bfloat16, float16.
+        dtype: Type of the base model's weights: auto (as in training), float32, bfloat16, float16.
     """
     from prefixtune import evaluation
     from prefixtune.training import results
 
-    results.check_file(output, "--output")
+    results.check_files({"--output": output}, {"--input": input})
     if (prompt is None) == (input is None):
         raise ConfigError("give one text with --prompt, or a file of texts with --input")
     folders = _named_folders(prefix or [])
-    prompts = [prompt] if prompt is not None else _sources(str(input), columns)
+    table = None if input is None else _inputs(input, columns)
+    overrides = (decoding or DecodingOptions()).overrides()
     loaded = evaluation.load(model, folders, dtype=dtype)
+    stored = list(loaded.metadata.values())
+    if table is not None and columns is None and stored:
+        table = evaluation.trained_columns(stored[0], table)
+    prompts = [str(prompt)] if table is None else _sources(table)
     names: list[str | None] = [*folders, *([None] if bare or not folders else [])]
-    stored = loaded.metadata[next(iter(folders))] if folders else {}
-    how = evaluation.trained_decoding(stored, **(decoding or DecodingOptions()).overrides())
+    # The bare model answers as the first prefix does, for comparison.
+    bare_facts = next(iter(stored), {})
+    known = [bare_facts if name is None else loaded.metadata[name] for name in names]
+    how = {name: evaluation.trained_decoding(facts, **overrides) for name, facts in zip(names, known, strict=True)}
     found = evaluation.generate(loaded, prompts, names, how, batch_size)
     answers = [{_BARE if name is None else name: text for name, text in row.items()} for row in found]
     lines = "".join(
@@ -163,7 +172,7 @@ def export(
         to: peft: a PREFIX_TUNING checkpoint that PEFT loads.
         output: Folder to write.
         model: The base model; default: the one the prefix names.
-        dtype: Type of the base model's weights: auto, float32, bfloat16, float16.
+        dtype: Type of the base model's weights: auto (as in training), float32, bfloat16, float16.
     """
     import prefixtune as pt
     from prefixtune import evaluation
@@ -197,13 +206,22 @@ def _named_folders(given: list[str]) -> dict[str, str]:
     return folders
 
 
-def _sources(given: str, columns: str | None) -> list[str]:
+def _inputs(given: str, columns: str | None) -> Table:
     from prefixtune import tasks
 
     path = Path(given)
     if path.suffix == ".txt" and path.is_file():  # plain texts, one a line
-        return [line for line in tasks.readers.read_text(path).split("\n") if line.strip()]
-    renames = column_names(columns)
-    table = tasks.read(given, columns=renames)
+        lines = enumerate(tasks.readers.read_text(path).split("\n"), start=1)
+        kept = [(number, line) for number, line in lines if line.strip()]
+        return tasks.Table(given, [{"source": line} for _, line in kept], [number for number, _ in kept])
+    return tasks.read(given, columns=column_names(columns))
+
+
+def _sources(table: Table) -> list[str]:
+    """The texts to answer, as training reads them."""
+    from prefixtune.tasks.text2text import one_text
+
+    if not table.rows:
+        return []
     table.require(("source",))
-    return [str(row["source"]) for row in table.rows]
+    return [one_text(row["source"], table.where(index)) for index, row in enumerate(table.rows)]

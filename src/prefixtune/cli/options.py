@@ -79,15 +79,26 @@ def _attribute_docs(config: type) -> dict[str, str]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A run's YAML file as a mapping with flag-like keys; a `ConfigError` names what is wrong with it."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        data, twice = yaml.safe_load(text), _repeated_keys(text)
     except OSError as error:
         raise ConfigError(f"cannot read the run file {str(path)!r}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         got = "an empty file" if data is None else f"a {type(data).__name__}"
         raise ConfigError(f"{path}: expected a mapping of options, got {got}")
+    if twice:
+        raise ConfigError(f"{path}: the key {twice[0]!r} is there twice; expected each once")
     return {str(key).replace("-", "_"): value for key, value in data.items()}
+
+
+def _repeated_keys(text: str) -> list[str]:
+    """Keys of a YAML mapping that stand there more than once: the parser takes the last without a word."""
+    root = yaml.compose(text, yaml.SafeLoader)
+    pairs = root.value if isinstance(root, yaml.MappingNode) else []
+    keys = [str(key.value).replace("-", "_") for key, _ in pairs]
+    return [key for key in keys if keys.count(key) > 1]
 
 
 def defaults_from(settings: Mapping[str, Any], source: str) -> Callable[..., None]:
@@ -99,6 +110,8 @@ def defaults_from(settings: Mapping[str, Any], source: str) -> Callable[..., Non
             if key not in known:
                 raise ConfigError(f"{source}: unknown key {key!r}{near_miss(key, _long(known))}")
             argument = known[key]
+            if value is None and not _takes_none(argument.hint):
+                raise ConfigError(f"{source}: the key {key!r} is empty; expected a value, or no such key")
             if not argument.tokens and value != argument.field_info.default:
                 argument.append(Token(keyword=key, value=_word(value), source=source))
 
@@ -107,6 +120,10 @@ def defaults_from(settings: Mapping[str, Any], source: str) -> Callable[..., Non
 
 def _long(names: Mapping[str, Any]) -> list[str]:
     return [name for name in names if not name.startswith(("no_", "empty_"))]
+
+
+def _takes_none(hint: Any) -> bool:
+    return type(None) in (typing.get_args(hint) or (hint,))
 
 
 def _word(value: Any) -> str:

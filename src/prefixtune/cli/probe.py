@@ -32,7 +32,7 @@ def probe(
         columns: Renames of columns, as in source=mr,target=ref; default: as in training.
         data_format: Format of the file when its extension does not say.
         batch_size: Examples a batch.
-        dtype: Type of the base model's weights: auto, float32, bfloat16, float16.
+        dtype: Type of the base model's weights: auto (as in training), float32, bfloat16, float16.
     """
     from prefixtune import evaluation, tasks
     from prefixtune.checkpoint import local_folder

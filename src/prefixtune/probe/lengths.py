@@ -32,6 +32,7 @@ RULE = (
     "positions in proportion to each layer's gate (the sum of |gate| over its positions), rounded by largest "
     "remainders, lower layer first on equal remainders, minimum 0"
 )
+_PARTS = ("keys", "values", "head")
 _REPLACED = {"method", "output", "length", "lengths", "layers", "sites"}
 
 
@@ -107,11 +108,16 @@ def train_command(
     words = ["prefixtune", "train"]
     for config in (RunConfig, PTuningV2):
         for setting in dataclasses.fields(config):
-            value = given.get(setting.name)
+            value = _own_rates(given.get(setting.name)) if setting.name == "part_lr" else given.get(setting.name)
             if setting.name not in _REPLACED and value is not None and value != setting.default:
                 words += _option(setting.name, value)
     sites = [] if variable.every_site else ["--sites", ",".join(variable.lengths)]
     return [*words, "--method", METHOD, *sites, "--lengths", _lengths(variable.lengths), "--output", output]
+
+
+def _own_rates(rates: Mapping[str, float] | None) -> dict[str, float] | None:
+    """The rates of parts that the variable prefix has: it has no gates."""
+    return {part: rate for part, rate in (rates or {}).items() if part in _PARTS} or None
 
 
 def shell_line(words: Sequence[str]) -> str:

@@ -103,7 +103,7 @@ def read_gates(loaded: Loaded, name: str, table: Table, *, by: str | None = None
     prefix = bank_of(model).get(name)
     assert task is not None
     check(prefix, task, by)
-    features = task.features(table, model, loaded.tokenizer, loaded.window)
+    features = task.features(table, model, loaded.tokenizer, loaded.window_of(name))
     collate = task.collator(model, loaded.tokenizer)
     tags = _TagSums(task) if by == "label" and isinstance(task, Tagging) else None
     keys = _keys(table, by) if tags is None else [None] * len(table)

@@ -20,7 +20,7 @@ from prefixtune.probe import lengths, reading
 from prefixtune.reproduce.material import Material
 from prefixtune.reproduce.plan import adaptation
 from prefixtune.tasks import Decoding, Table
-from prefixtune.tasks.decoding import answered, ends, reserve
+from prefixtune.tasks.decoding import answered, ends, most_new_tokens, reserve
 from prefixtune.tasks.task import batches_by_length
 from prefixtune.tasks.text2text import Text2Text, grouped
 from prefixtune.training.adaptation import Adaptation
@@ -88,9 +88,7 @@ def generate(
         texts = [{"input_ids": prompts[row]} for row in rows for _ in names]
         padded = tokenizer.pad(texts, padding_side="left" if left else "right", return_tensors="pt").to(model.device)
         width = padded["input_ids"].shape[1] if left else 0
-        most = decoding.max_new_tokens
-        if left and loaded.window.positions is not None:
-            most = min(most, loaded.window.positions - width)
+        most = most_new_tokens(model, loaded.window, decoding, width)
         with torch.no_grad(), pt.using(model, [*names] * len(rows)):
             out = model.generate(
                 input_ids=padded["input_ids"], attention_mask=padded["attention_mask"], max_new_tokens=most,

@@ -171,6 +171,7 @@ class Worker:
 
     def __init__(self, plan: Plan, cell: Cell, data: Material | None, screen: Screen) -> None:
         self.plan, self.cell, self.material, self.screen = plan, cell, data, screen
+        self.left_out: dict[str, str] = {}
 
     def row(self, arm: Arm) -> Row:
         """What is measured for `arm`; a row without runs, and the reason, where it does not fit the base model."""
@@ -178,6 +179,7 @@ class Worker:
             return self._row(arm)
         except Unfit as error:
             print(f"prefixtune: {arm.name} is left out: {error}", file=sys.stderr)
+            self.left_out[arm.name] = str(error)
             return Row(self.cell, arm, reason=str(error))
 
     def _row(self, arm: Arm) -> Row:
@@ -259,6 +261,8 @@ class Worker:
         """The folder of a run of another arm in this cell."""
         other = next(arm for arm in self.plan.arms(self.cell) if arm.name == name)
         folder = self.plan.folder(self.cell, other, self.plan.run_name(draw, seed))
+        if name in self.left_out:
+            raise Unfit(f"{name}, which this row reads, is left out: {self.left_out[name]}")
         if not results.is_finished(folder):
             raise Unfit(f"{name} diverged with seed {seed}, and this row reads it; give lower --lr")
         return folder

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from prefixtune.errors import DataError
-from prefixtune.tasks.readers import Table
+from prefixtune.tasks.readers import Table, parsed
 from prefixtune.tasks.task import Feature, HeadTask, Window, as_text, tell_of_cuts
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+_NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 _NUMBERED = re.compile(r"choice(\d+)")
 
 
@@ -124,11 +124,10 @@ def _choices(table: Table, index: int) -> list[str]:
                 f"{where}: no choices; expected a list in the column `choices`, or columns `choice1`, `choice2` ..."
             )
         given = [row[f"choice{number}"] for number in numbers]
+        while given and given[-1] == "":  # CSV has no other way to leave a choice out
+            given.pop()
     if isinstance(given, str):
-        try:
-            given = json.loads(given)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{where}: {given[:40]!r} is no JSON list of choices ({error.msg})") from error
+        given = parsed(given, f"{where}: {given[:40]!r} is no JSON list of choices")
     if not isinstance(given, list) or any(item is None or isinstance(item, dict | list) for item in given):
         raise DataError(f"{where}: expected a list of texts to choose from, got {str(given)[:60]!r}")
     if len(given) < 2:
@@ -139,6 +138,6 @@ def _choices(table: Table, index: int) -> list[str]:
 def _number(given: Any, count: int, where: str) -> int:
     text = str(given).strip()
     whole = text.removesuffix(".0") if isinstance(given, float) else text
-    if isinstance(given, bool) or not whole.isdigit() or int(whole) >= count:
+    if isinstance(given, bool) or not _NUMBER.fullmatch(whole) or int(whole) >= count:
         raise DataError(f"{where}: the label {given!r} is no number of a choice; expected 0 (the first) to {count - 1}")
     return int(whole)

@@ -22,6 +22,25 @@ def reserve(model: PreTrainedModel, window: Window, decoding: Decoding) -> int:
     return min(decoding.max_new_tokens, window.positions // 2)
 
 
+def most_new_tokens(model: PreTrainedModel, window: Window, decoding: Decoding, width: int) -> int:
+    """The most tokens generated behind prompts of up to `width` tokens.
+
+    It is what `reserve` keeps free behind every prompt, so that no answer depends on the prompts beside it. Raises
+    DataError where a prompt that nothing was reserved behind leaves no room.
+    """
+    if model.config.is_encoder_decoder:
+        return decoding.max_new_tokens if window.targets is None else min(decoding.max_new_tokens, window.targets)
+    if window.positions is None:
+        return decoding.max_new_tokens
+    most = min(reserve(model, window, decoding), window.positions - width)
+    if most < 1:
+        raise DataError(
+            f"a prompt has {width} tokens, but the model has room for {window.positions} beside the prefix, "
+            "the answer included; shorten the prompt or use a shorter prefix"
+        )
+    return most
+
+
 def generate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]], window: Window,
     decoding: Decoding, batch_size: int, end: int | None = None,
@@ -60,14 +79,7 @@ def generate_batch(
     """One answer a prompt, all in one batch, up to the token `end` or another that ends the model's texts."""
     ids, mask = padded(prompts, tokenizer.pad_token_id, left=not model.config.is_encoder_decoder)
     width = 0 if model.config.is_encoder_decoder else ids.shape[1]
-    most = decoding.max_new_tokens if window.targets is None else min(decoding.max_new_tokens, window.targets)
-    if width and window.positions is not None:
-        most = min(most, window.positions - width)
-        if most < 1:
-            raise DataError(
-                f"a prompt has {width} tokens, but the model has room for {window.positions} beside the prefix, "
-                "the answer included; shorten the prompt or use a shorter prefix"
-            )
+    most = most_new_tokens(model, window, decoding, width)
     generator: Any = model  # generation is a mixin that the base class of all models does not know
     ids, mask = ids.to(model.device), mask.to(model.device)
     out = generator.generate(

@@ -162,15 +162,24 @@ def _refuse_half_characters(numbered: Numbered, path: Path) -> None:
             ) from error
 
 
+def parsed(text: str, told: str) -> Any:
+    """The value of a JSON text. Raises DataError, `told` and the reason."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{told} ({error.msg} at column {error.colno})") from error
+    except RecursionError as error:
+        raise DataError(f"{told} (nested too deeply to be read)") from error
+    except ValueError as error:  # Python bounds the digits of a number
+        raise DataError(f"{told} ({error})") from error
+
+
 def _read_jsonl(text: str, path: Path) -> Numbered:
     numbered: Numbered = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno})") from error
+        row = parsed(line, f"{path}, line {number}: not valid JSON")
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number}: expected one JSON object a line, got a {type(row).__name__}")
         numbered.append((number, row))
@@ -182,6 +191,8 @@ def _read_json(text: str, path: Path) -> Numbered:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not valid JSON ({error.msg} at column {error.colno})") from error
+    except (ValueError, RecursionError):
+        rows = parsed(text, f"{path}: not valid JSON")
     if not isinstance(rows, list):
         raise DataError(f"{path}: expected a list of objects, got one {type(rows).__name__} (one a line: .jsonl)")
     for number, row in enumerate(rows, start=1):
@@ -232,9 +243,11 @@ def _read_conll(text: str, path: Path, word: int = 0) -> Numbered:
     tokens: list[str] = []
     tags: list[str] = []
     first = 0
-    for number, line in enumerate([*text.split("\n"), ""], start=1):
-        fields = line.split("\t") if "\t" in line else line.split()
-        fields = [field.strip() for field in fields]
+    lines = [(line, _fields(line)) for line in [*text.split("\n"), ""]]
+    usual = {(len(fields), "\t" in line) for line, fields in lines if any(fields) and not line.startswith("# ")}
+    for number, (line, fields) in enumerate(lines, start=1):
+        if line.startswith("# ") and ((len(fields), "\t" in line) not in usual or fields[2:3] == ["="]):
+            continue  # a comment: `# id 1`, `# text = ...`
         if not any(fields) or fields[0] == "-DOCSTART-":
             if tokens:
                 numbered.append((first, {"tokens": tokens, "tags": tags}))
@@ -246,6 +259,10 @@ def _read_conll(text: str, path: Path, word: int = 0) -> Numbered:
             tokens.append(fields[word])
             tags.append(fields[-1])
     return numbered
+
+
+def _fields(line: str) -> list[str]:
+    return [field.strip() for field in (line.split("\t") if "\t" in line else line.split())]
 
 
 _READERS: dict[str, Callable[[str, Path], Numbered]] = {

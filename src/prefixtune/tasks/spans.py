@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from prefixtune.errors import DataError, ModelError, near_miss
-from prefixtune.tasks.readers import Table
+from prefixtune.tasks.readers import Table, parsed
 from prefixtune.tasks.task import Feature, HeadTask, Window, as_text, label_name, ordered_labels
 
 if TYPE_CHECKING:
@@ -163,10 +162,7 @@ def _row(table: Table, index: int, *, pairs: bool) -> dict[str, Any]:
 
 def _spans(given: Any, length: int, where: str) -> list[Span]:
     if isinstance(given, str):
-        try:
-            given = json.loads(given)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{where}: {given[:40]!r} is no JSON list of [start, end] ({error.msg})") from error
+        given = parsed(given, f"{where}: {given[:40]!r} is no JSON list of [start, end]")
     if not isinstance(given, list):
         raise DataError(f"{where}: expected a list of [start, end], got {str(given)[:40]!r}")
     spans = []

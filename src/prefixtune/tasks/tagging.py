@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from prefixtune.errors import DataError, ModelError, near_miss
-from prefixtune.tasks.readers import Table
+from prefixtune.tasks.readers import Table, parsed
 from prefixtune.tasks.task import IGNORED, Feature, HeadTask, Window
 
 if TYPE_CHECKING:
@@ -160,10 +159,7 @@ def _words(value: Any, where: str) -> list[str]:
     if isinstance(value, str):
         if not value.lstrip().startswith("["):
             return value.split()
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{where}: {value[:40]!r} begins like a JSON list but is none ({error.msg})") from error
+        value = parsed(value, f"{where}: {value[:40]!r} begins like a JSON list but is none")
     if not isinstance(value, list) or any(item is None or isinstance(item, dict | list) for item in value):
         raise DataError(f"{where}: expected a list of words or tags, got {str(value)[:60]!r}")
     return [str(item) for item in value]
@@ -171,14 +167,22 @@ def _words(value: Any, where: str) -> list[str]:
 
 def _span_tags(entities: Any, length: int, where: str) -> list[str]:
     """IOB2 tags of spans `{"type", "start", "end"}`, in words, the end exclusive."""
+    if isinstance(entities, str):
+        entities = parsed(entities, f"{where}: {entities[:40]!r} is no JSON list of entities")
+    if not isinstance(entities, list):
+        raise DataError(f"{where}: expected a list of entities, got {str(entities)[:60]!r}")
     tags = [OUTSIDE] * length
     for entity in entities:
         try:
-            kind, start, end = entity["type"], int(entity["start"]), int(entity["end"])
-        except (KeyError, TypeError, ValueError) as error:
+            kind, start, end = entity["type"], entity["start"], entity["end"]
+        except (KeyError, TypeError) as error:
             raise DataError(f"{where}: the entity {entity!r} needs type, start and end") from error
+        if not isinstance(kind, str) or not kind or [type(start), type(end)] != [int, int]:
+            raise DataError(f"{where}: the entity {entity!r} needs a name as type, whole numbers as start and end")
         if not 0 <= start < end <= length:
             raise DataError(f"{where}: the entity {entity!r} does not lie within the {length} tokens")
+        if set(tags[start:end]) != {OUTSIDE}:
+            raise DataError(f"{where}: the entity {entity!r} overlaps another; expected one tag a word")
         tags[start:end] = [f"B-{kind}", *[f"I-{kind}"] * (end - start - 1)]
     return tags
 

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import logging
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from prefixtune.layout import Batch, Collate, Layout
 
 Feature = dict[str, Any]
+_WHOLE = re.compile(r"-?\d{1,18}", re.ASCII)
 IGNORED = -100
 """The label that takes no part in the loss (the convention of torch and transformers)."""
 
@@ -344,6 +346,6 @@ def label_name(value: Any, where: str) -> str:
 
 def ordered_labels(names: set[str]) -> tuple[str, ...]:
     """Labels in numeric order when all are whole numbers, else in alphabetical order."""
-    if all(name.lstrip("-").isdigit() for name in names):
-        return tuple(sorted(names, key=int))
+    if all(_WHOLE.fullmatch(name) for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))

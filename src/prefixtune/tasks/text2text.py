@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -20,7 +20,6 @@ from prefixtune.tasks.task import (
     Window,
     as_text,
     batch_logits,
-    tell_of_cuts,
     tell_once,
     token_losses,
 )
@@ -63,7 +62,7 @@ class Text2Text(Task):
             if not targets:
                 raise DataError(f"{where}: the list of targets is empty")
             for target in targets:
-                rows.append({"source": _text(row["source"], where), "target": _text(target, where)})
+                rows.append({"source": one_text(row["source"], where), "target": one_text(target, where)})
                 lines.append(table.lines[index])
         return Table(table.name, rows, lines)
 
@@ -91,7 +90,9 @@ class Text2Text(Task):
                     f"{table.name}: a target has {longest} tokens but the decoder has room for {window.targets} beside "
                     "the prefix; cut targets with max_target_length"
                 )
-            sources = self.prompts([row["source"] for row in table.rows], model, tokenizer, window)
+            limits = [window.inputs()] * len(table)
+            sources = self._told(table.name, [row["source"] for row in table.rows], model, tokenizer, limits)
+            _refuse_empty(table, dict(zip((row["source"] for row in table.rows), sources, strict=True)))
             return [{"input_ids": s, "labels": t} for s, t in zip(sources, targets, strict=True)]
         if (room := window.inputs(reserved=longest)) is not None and room < 1:
             raise DataError(
@@ -103,7 +104,7 @@ class Text2Text(Task):
         limits = [window.inputs(reserved=len(target)) for target in targets]
         return [
             {"input_ids": source + target, "labels": [IGNORED] * len(source) + target}
-            for source, target in zip(self._decoder_prompts(texts, tokenizer, limits), targets, strict=True)
+            for source, target in zip(self._told(table.name, texts, model, tokenizer, limits), targets, strict=True)
         ]
 
     def prompts(
@@ -111,25 +112,48 @@ class Text2Text(Task):
         reserved: int = 0,
     ) -> list[list[int]]:  # fmt: skip
         """Token ids of the inputs, exactly as training saw them; a source that is too long is cut at its end."""
-        if model.config.is_encoder_decoder:
-            limit = window.inputs()
-            return tokenizer(list(sources), truncation=limit is not None, max_length=limit)["input_ids"]
-        return self._decoder_prompts(sources, tokenizer, [window.inputs(reserved)] * len(sources))
+        limits = [window.inputs(reserved)] * len(sources)
+        return [prompt for prompt, _ in self._prompts(sources, model, tokenizer, limits)]
+
+    def _told(
+        self, name: str, sources: Sequence[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
+        limits: Sequence[int | None],
+    ) -> list[list[int]]:  # fmt: skip
+        """The prompts, with a word on how many sources of the file `name` were cut."""
+        found = self._prompts(sources, model, tokenizer, limits)
+        if cut := sum(was_cut for _, was_cut in found):
+            tell_once(f"{name}: {cut} of {len(found)} sources are longer than there is room for and are cut")
+        return [prompt for prompt, _ in found]
+
+    def _prompts(
+        self, sources: Sequence[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
+        limits: Sequence[int | None],
+    ) -> list[tuple[list[int], bool]]:  # fmt: skip
+        """Each source as the model reads it, and whether it was cut to its limit."""
+        if not model.config.is_encoder_decoder:
+            return self._decoder_prompts(sources, tokenizer, limits)
+        found = []
+        whole = tokenizer(list(sources), verbose=False)["input_ids"]  # or it warns of what is cut here anyway
+        for source, ids, limit in zip(sources, whole, limits, strict=True):
+            cut = limit is not None and len(ids) > limit
+            found.append((tokenizer(source, truncation=True, max_length=limit)["input_ids"] if cut else ids, cut))
+        return found
 
     def _decoder_prompts(
         self, sources: Sequence[str], tokenizer: PreTrainedTokenizerBase, limits: Sequence[int | None]
-    ) -> list[list[int]]:
+    ) -> list[tuple[list[int], bool]]:
         """Source and separator; the source alone is cut where both are longer than their limit."""
         after = tokenizer(self.separator, add_special_tokens=False)["input_ids"]
         prompts = []
-        encoded = tokenizer([source + self.separator for source in sources])["input_ids"]
+        encoded = tokenizer([source + self.separator for source in sources], verbose=False)["input_ids"]
         for source, ids, limit in zip(sources, encoded, limits, strict=True):
             whole = _without_end(ids, tokenizer, after)
-            if limit is not None and len(whole) > limit:
+            cut = limit is not None and len(whole) > limit
+            if limit is not None and cut:
                 room = max(limit - len(after), 0)
-                cut = tokenizer(source, truncation=True, max_length=max(room, 1))["input_ids"]
-                whole = _without_end(cut, tokenizer)[:room] + after
-            prompts.append(whole)
+                kept = tokenizer(source, truncation=True, max_length=max(room, 1))["input_ids"]
+                whole = _without_end(kept, tokenizer)[:room] + after
+            prompts.append((whole, cut))
         return prompts
 
     def _targets(
@@ -210,10 +234,11 @@ class Text2Text(Task):
     ) -> list[list[str]]:  # fmt: skip
         """One a source. A source that several tables have (WebNLG's `seen` and `all`) is answered once."""
         sources = list(dict.fromkeys(row["source"] for table in tables for row in table.rows))
-        kept = reserve(model, window, decoding)
-        prompts = dict(zip(sources, self.prompts(sources, model, tokenizer, window, reserved=kept), strict=True))
+        limits = [window.inputs(reserve(model, window, decoding))] * len(sources)
+        told = f"{' and '.join(dict.fromkeys(table.name for table in tables))}, to be answered"
+        prompts = dict(zip(sources, self._told(told, sources, model, tokenizer, limits), strict=True))
         for table in tables:
-            tell_of_cuts(table.name, [len(prompts[source]) for source in grouped(table)], window.inputs(kept))
+            _refuse_empty(table, prompts)
         texts = generate(model, tokenizer, list(prompts.values()), window, decoding, batch_size, self.end(tokenizer))
         found = dict(zip(prompts, texts, strict=True))
         return [[found[source] for source in grouped(table)] for table in tables]
@@ -224,6 +249,13 @@ class Text2Text(Task):
         return {name: metrics.score(name, answers, references) for name in self.metrics}
 
 
+def _refuse_empty(table: Table, prompts: Mapping[str, Sequence[int]]) -> None:
+    """Raise DataError for a row whose source leaves the model nothing to read."""
+    for index, row in enumerate(table.rows):
+        if not prompts[row["source"]]:
+            raise DataError(f"{table.where(index)}: the source is empty; expected at least one token, or no such row")
+
+
 def grouped(table: Table) -> dict[str, list[str]]:
     """`{source: its references}`: rows of one source are references of one text."""
     groups: dict[str, list[str]] = {}
@@ -232,7 +264,8 @@ def grouped(table: Table) -> dict[str, list[str]]:
     return groups
 
 
-def _text(value: Any, where: str) -> str:
+def one_text(value: Any, where: str) -> str:
+    """A source or a target as one text. Raises DataError for what is none."""
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return " ".join(value)  # an article given as its sentences
     return as_text(value, where)

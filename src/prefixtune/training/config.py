@@ -15,6 +15,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 TAG_SCHEMES = ("as_given", "iob2")
 PARTS = ("keys", "values", "gates", "mlp", "head")
 PACKING = ("auto", "always", "never")
+_OPTIONAL = {name: ", or leave it out" for name in ("eval", "test")}
 ACTIVATION_CACHE = 2.0
 """GiB that `activation_cache` takes at most unless it says otherwise."""
 
@@ -169,6 +170,9 @@ class RunConfig:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ConfigError(f"unknown {name} {getattr(self, name)!r}{near_miss(getattr(self, name), known)}")
+        for name in ("model", "train", "output", "eval", "test"):
+            if getattr(self, name) == "":
+                raise ConfigError(f"{name} is empty; expected a name or a path" + _OPTIONAL.get(name, ""))
         for name in ("batch_size", "eval_batch_size", "gradient_accumulation", "beams", "max_new_tokens"):
             self._at_least(name, 1)
         for name in ("max_length", "max_target_length", "max_steps", "patience", "eval_every"):
@@ -190,6 +194,8 @@ class RunConfig:
             raise ConfigError(f"seed is {self.seed!r}; expected a whole number from 0 to {MOST_SEED}")
         for name in ("warmup", "weight_decay", "clip"):
             self._at_least(name, 0)
+            if getattr(self, name) == math.inf:
+                raise ConfigError(f"{name} is inf; expected a number")
         if self.max_steps is not None and self.warmup >= self.max_steps:
             raise ConfigError(
                 f"warmup is {self.warmup} but the run has {self.max_steps} steps, so its rate would never be reached; "
@@ -217,6 +223,6 @@ def _rate(part: str, rate: Any) -> float:
         number = float(rate)
     except (TypeError, ValueError):
         number = 0.0
-    if not number > 0:
+    if not 0 < number < math.inf:
         raise ConfigError(f"part_lr: the rate of {part} is {rate!r}; expected a number above 0")
     return number

@@ -35,8 +35,13 @@ _LIBRARIES = (
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all: to a temporary name in the same folder, then renamed over."""
+    if path.exists() and not path.is_file():  # a pipe or a device: it stays, and is written to
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+        return
+    path = path.resolve()  # a link stays one
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}."[:60])
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
@@ -70,10 +75,8 @@ def open_folder(output: Path, *, resume: bool) -> None:
 
 
 def check_folder(output: Path) -> None:
-    """Raise ConfigError when a file stands where the folder `output`, or one above it, is to be."""
-    for place in (output, *output.parents):
-        if place.exists() and not place.is_dir():
-            raise ConfigError(f"--output {output}: {place} is a file; expected a folder")
+    """Raise ConfigError when the folder `output` cannot be made or written to, as where a file stands."""
+    _check_place((output, *output.parents), f"--output {output}")
 
 
 def check_new_folder(output: Path) -> None:
@@ -87,11 +90,52 @@ def check_file(path: Path | None, option: str) -> None:
     """Raise ConfigError when no file can be written at `path`, before the work that it is to hold."""
     if path is None:
         return
-    if path.is_dir():
-        raise ConfigError(f"{option} {path} is a folder; expected a file to write")
-    for place in path.parents:
-        if place.exists() and not place.is_dir():
-            raise ConfigError(f"{option} {path}: {place} is a file; expected a folder")
+    if _stands(path, f"{option} {path}"):
+        if path.is_dir():
+            raise ConfigError(f"{option} {path} is a folder; expected a file to write")
+        if not path.is_file():  # a pipe or a device
+            return
+    _check_place(path.resolve().parents, f"{option} {path}")
+
+
+def check_files(written: Mapping[str, Path | None], read: Mapping[str, str | None]) -> None:
+    """`check_file` of all that is written, by option, and a ConfigError where one is another or what is `read`."""
+    seen = {_place(path): option for option, path in read.items() if path is not None}
+    for option, path in written.items():
+        check_file(path, option)
+        if path is None or (path.exists() and not path.is_file()):
+            continue
+        if (other := seen.setdefault(_place(path), option)) != option:
+            raise ConfigError(f"{option} {path} is the file of {other}; expected another, or one would be lost")
+
+
+def _place(path: str | Path) -> Path:
+    return Path(path).resolve()
+
+
+def _check_place(places: Sequence[Path], told: str) -> None:
+    """Raise ConfigError unless the first of `places` that is there is a folder in which something can be made."""
+    for place in places:
+        if not _stands(place, told):
+            continue
+        if not place.is_dir():
+            raise ConfigError(f"{told}: {place} is a file; expected a folder")
+        try:
+            tempfile.TemporaryDirectory(dir=place).cleanup()
+        except OSError as error:
+            raise ConfigError(f"{told}: cannot write in {place} ({error.strerror}); choose another") from error
+        return
+
+
+def _stands(place: Path, told: str) -> bool:
+    """Whether there is something. Raises ConfigError for a name that nothing can have."""
+    try:
+        place.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{told}: no such name can be used ({error}); choose another") from error
+    return True
 
 
 def _of_no_run(path: Path, output: Path) -> bool:

@@ -77,6 +77,9 @@ def fit(
     from prefixtune.training.trainer import build_trainer
 
     bench = set_up(config, adaptation, task, data)
+    for table in (data.eval, data.test):
+        if table is not None:  # what cannot be scored is told now, and not when it is
+            bench.task.features(table, bench.model, bench.tokenizer, bench.room)
     trainer = build_trainer(config, bench, metric)
     if bar is not None:
         _show_in(trainer, bar)
@@ -130,6 +133,7 @@ def _finish(
     metadata = {
         "task": bench.task.metadata(),
         "decoding": vars(bench.decoding),
+        "dtype": config.dtype,
         "max_length": config.max_length,
         "columns": config.columns or {},
         "metrics": found,

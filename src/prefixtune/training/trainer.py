@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerState, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    SchedulerType,
+    Trainer,
+    TrainerState,
+    TrainingArguments,
+    get_scheduler,
+)
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
@@ -176,6 +184,7 @@ def _ended(state: TrainerState) -> bool:
 
 def build_trainer(config: RunConfig, bench: Bench, metric: str | None) -> PrefixTrainer:
     """The Trainer of a run, its training checkpoints under OUTPUT/checkpoints."""
+    _check_schedule(_schedule(config))
     try:
         arguments = TrainingArguments(**_trainer_options(config, metric))
     except (ValueError, ImportError) as error:
@@ -194,7 +203,8 @@ def build_trainer(config: RunConfig, bench: Bench, metric: str | None) -> Prefix
     if isinstance(task, Text2Text):
         tell_of_unlearned_end(model, bench.tokenizer, task.end(bench.tokenizer))
     features = task.features(bench.data.train, model, bench.tokenizer, bench.room)
-    tell_of_cuts(bench.data.train.name, [len(feature["input_ids"]) for feature in features], bench.room.inputs())
+    if not isinstance(task, Text2Text):  # which knows what it cut: its features hold the targets, too
+        tell_of_cuts(bench.data.train.name, [len(feature["input_ids"]) for feature in features], bench.room.inputs())
     lengths = [len(feature["input_ids"]) for feature in features]
     spares = task.shifted(model) or padding_share(lengths, config.batch_size) >= PACKING_PAYS
     layout = task.layout(model, bench.tokenizer, config.packing if spares or config.packing != "auto" else "never")
@@ -305,6 +315,28 @@ def _trainer_options(config: RunConfig, metric: str | None) -> dict[str, Any]:
 def _schedule(config: RunConfig) -> str:
     """Transformers' name: its `constant` would leave the warm-up out without a word."""
     return "constant_with_warmup" if config.schedule == "constant" and config.warmup else config.schedule
+
+
+def _check_schedule(name: str) -> None:
+    """Raise ConfigError for a schedule that needs arguments which a run has no options for."""
+    try:
+        kind = SchedulerType(name)
+        get_scheduler(kind, torch.optim.SGD([nn.Parameter(torch.zeros(1))]), num_warmup_steps=1, num_training_steps=2)
+    except TypeError as error:
+        raise _needing(name, error) from error
+    except ValueError as error:
+        if name in list(SchedulerType):
+            raise _needing(name, error) from error
+        known = ", ".join(kind.value for kind in SchedulerType)
+        raise ConfigError(f"unknown schedule {name!r}; expected one of: {known}") from error
+
+
+def _needing(name: str, error: Exception) -> ConfigError:
+    reason = " ".join(str(error).split())
+    return ConfigError(
+        f"schedule {name!r} needs arguments that a run has no options for ({reason}); expected another, as linear, "
+        "constant or cosine"
+    )
 
 
 def _checkpointing(wanted: bool) -> dict[str, bool]:
