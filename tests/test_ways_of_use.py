@@ -18,6 +18,7 @@ from prefixtune.cli import main
 from prefixtune.errors import ConfigError
 from prefixtune.reproduce import derive
 from prefixtune.tasks import Decoding, Table
+from prefixtune.tasks.decoding import generate
 from prefixtune.tasks.loading import load_base, window
 from prefixtune.tasks.task import tell_once
 from prefixtune.training import results
@@ -72,6 +73,18 @@ def test_an_answer_is_the_same_in_every_batch(tmp_path: Path, gpt2: str) -> None
         for size in (1, 4, 32)
     ]
     assert found[0] == found[1] == found[2]
+
+
+def test_a_short_prompt_leaves_more_than_half_of_the_positions_to_its_answer(tmp_path: Path) -> None:
+    model, tokenizer = load_base(tiny.decoder(tmp_path), tasks.find("text2text")())
+    room, long = window(model, tokenizer, 0), Decoding(max_new_tokens=80)
+    model.generation_config.eos_token_id = tokenizer.eos_token = None
+    tokenizer.pad_token = "a"
+    (answer, cut) = generate(model.eval(), tokenizer, [[40] * 5, [41] * 60], room, long, 2)
+    with torch.no_grad():
+        out = [model.generate(torch.tensor([[40] * 5]), max_new_tokens=80, do_sample=False, pad_token_id=5)[0, 5:]]
+        out += [model.generate(torch.tensor([[41] * 60]), max_new_tokens=36, do_sample=False, pad_token_id=5)[0, 60:]]
+    assert [answer, cut] == [text.strip() for text in tokenizer.batch_decode(out)]
 
 
 def test_an_answer_of_an_ensemble_is_the_same_in_every_batch(tmp_path: Path, gpt2: str) -> None:

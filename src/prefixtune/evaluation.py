@@ -11,7 +11,7 @@ import prefixtune as pt
 from prefixtune import tasks
 from prefixtune.errors import CheckpointError, ConfigError, DataError
 from prefixtune.tasks import Decoding, Table, Task, Window
-from prefixtune.tasks.decoding import generate_batch, reserve, seeded
+from prefixtune.tasks.decoding import by_room, generate_batch, reserve, seeded
 from prefixtune.tasks.loading import load_base, window
 from prefixtune.tasks.task import at_least_one, batches_by_length, tell_of_cuts
 from prefixtune.tasks.text2text import Text2Text
@@ -192,14 +192,15 @@ def generate(
     with seeded(max((way.decoding for way in ways.values()), key=lambda how: how.sample)), torch.no_grad():
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
-            for way, alike in _by_way(ways, jobs, chosen).items():
-                with _using(model, [jobs[job][1] for job in alike]):
-                    texts = generate_batch(
-                        model, tokenizer, [ids[job] for job in alike], way.window, way.decoding, way.end
-                    )
-                for job, text in zip(alike, texts, strict=True):
-                    row, name = jobs[job]
-                    answers[row][name] = text
+            for way, same in _by_way(ways, jobs, chosen).items():
+                for alike in by_room(model, way.window, way.decoding, ids, same):
+                    with _using(model, [jobs[job][1] for job in alike]):
+                        texts = generate_batch(
+                            model, tokenizer, [ids[job] for job in alike], way.window, way.decoding, way.end
+                        )
+                    for job, text in zip(alike, texts, strict=True):
+                        row, name = jobs[job]
+                        answers[row][name] = text
     return answers
 
 

@@ -20,7 +20,7 @@ from prefixtune.probe import lengths, reading
 from prefixtune.reproduce.material import Material
 from prefixtune.reproduce.plan import adaptation
 from prefixtune.tasks import Decoding, Table
-from prefixtune.tasks.decoding import answered, ends, most_new_tokens, reserve
+from prefixtune.tasks.decoding import answered, by_room, ends, most_new_tokens, reserve
 from prefixtune.tasks.task import batches_by_length
 from prefixtune.tasks.text2text import Text2Text, grouped
 from prefixtune.training.adaptation import Adaptation
@@ -83,7 +83,8 @@ def generate(
     model: Any = loaded.model
     tokenizer, E = loaded.tokenizer, len(names)
     answers = [""] * len(prompts)
-    for rows in batches_by_length([{"input_ids": prompt} for prompt in prompts], max(batch_size // E, 1)):
+    batches = batches_by_length([{"input_ids": prompt} for prompt in prompts], max(batch_size // E, 1))
+    for rows in (rows for batch in batches for rows in by_room(model, loaded.window, decoding, prompts, batch)):
         left = not model.config.is_encoder_decoder
         texts = [{"input_ids": prompts[row]} for row in rows for _ in names]
         padded = tokenizer.pad(texts, padding_side="left" if left else "right", return_tensors="pt").to(model.device)

@@ -22,23 +22,29 @@ def reserve(model: PreTrainedModel, window: Window, decoding: Decoding) -> int:
     return min(decoding.max_new_tokens, window.positions // 2)
 
 
-def most_new_tokens(model: PreTrainedModel, window: Window, decoding: Decoding, width: int) -> int:
-    """The most tokens generated behind prompts of up to `width` tokens.
-
-    It is what `reserve` keeps free behind every prompt, so that no answer depends on the prompts beside it. Raises
-    DataError where a prompt that nothing was reserved behind leaves no room.
-    """
+def most_new_tokens(model: PreTrainedModel, window: Window, decoding: Decoding, length: int) -> int:
+    """The most tokens generated behind a prompt of `length` tokens. Raises DataError where it leaves no room."""
     if model.config.is_encoder_decoder:
         return decoding.max_new_tokens if window.targets is None else min(decoding.max_new_tokens, window.targets)
     if window.positions is None:
         return decoding.max_new_tokens
-    most = min(reserve(model, window, decoding), window.positions - width)
+    most = min(decoding.max_new_tokens, window.positions - length)
     if most < 1:
         raise DataError(
-            f"a prompt has {width} tokens, but the model has room for {window.positions} beside the prefix, "
+            f"a prompt has {length} tokens, but the model has room for {window.positions} beside the prefix, "
             "the answer included; shorten the prompt or use a shorter prefix"
         )
     return most
+
+
+def by_room(
+    model: PreTrainedModel, window: Window, decoding: Decoding, prompts: Sequence[list[int]], rows: Sequence[int]
+) -> list[list[int]]:
+    """The rows of a batch by how long their answers may be, so that no answer depends on the prompts beside it."""
+    found: dict[int, list[int]] = {}
+    for row in rows:
+        found.setdefault(most_new_tokens(model, window, decoding, len(prompts[row])), []).append(row)
+    return list(found.values())
 
 
 def generate(
@@ -52,10 +58,11 @@ def generate(
     model.eval()
     try:
         with seeded(decoding), torch.no_grad():
-            for rows in batches_by_length([{"input_ids": prompt} for prompt in prompts], batch_size):
-                texts = generate_batch(model, tokenizer, [prompts[row] for row in rows], window, decoding, end)
-                for row, text in zip(rows, texts, strict=True):
-                    answers[row] = text
+            for batch in batches_by_length([{"input_ids": prompt} for prompt in prompts], batch_size):
+                for rows in by_room(model, window, decoding, prompts, batch):
+                    texts = generate_batch(model, tokenizer, [prompts[row] for row in rows], window, decoding, end)
+                    for row, text in zip(rows, texts, strict=True):
+                        answers[row] = text
     finally:
         model.train(training)
     return answers
@@ -76,7 +83,10 @@ def generate_batch(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[int]], window: Window,
     decoding: Decoding, end: int | None = None,
 ) -> list[str]:  # fmt: skip
-    """One answer a prompt, all in one batch, up to the token `end` or another that ends the model's texts."""
+    """One answer a prompt, all in one batch, up to the token `end` or another that ends the model's texts.
+
+    All may be as long as the one to the longest prompt (`by_room` says which belong together).
+    """
     ids, mask = padded(prompts, tokenizer.pad_token_id, left=not model.config.is_encoder_decoder)
     width = 0 if model.config.is_encoder_decoder else ids.shape[1]
     most = most_new_tokens(model, window, decoding, width)
