@@ -140,8 +140,6 @@ def _put_back(module: nn.Module, own: type[nn.Module]) -> None:
 
 
 def _check(name: str, module: nn.Module) -> None:
-    if type(module) in _ROUTED.values():
-        raise ModelError(f"{name} is shared with another model that has a prefix attached; detach that model first")
     if type(module) not in _ROUTED:
         raise ModelError(
             f"{name} is a {type(module).__name__} of {type(module).__module__}, which may compute something else than "
