@@ -20,7 +20,7 @@ BLOCK = {"cpu": 2**17, "cuda": 2**24}
 """How many prefix scores are in memory at a time; on a CPU, 512 KB in float32 stay in a core's cache."""
 
 _LOG2_E = math.log2(math.e)
-"""Scores are in powers of two here: torch's exp2 takes a third of the time of its exp on a CPU."""
+"""Scores are in powers of two here: torch's exp2 is faster than its exp on a CPU."""
 
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor | None]
 """Of the queries, the prefix's keys, its values and the gate."""

@@ -18,7 +18,7 @@ from torch import Tensor
 TOLERANCE, ROUGH_TOLERANCE = 1e-2, 5e-2
 """How far two queries may differ that are the same but for rounding, relative to the largest; rough, in bfloat16.
 
-There a turn undone rightly was measured to leave up to 0.0123, and one undone wrongly no less than 0.69.
+There rounding alone can leave more than a hundredth; a turn undone wrongly leaves most of a query.
 """
 
 
