@@ -42,8 +42,7 @@ class Loaded:
 
     def window_of(self, name: str | None) -> Window:
         """What fits under the prefix `name`; the bare model reads what the first prefix reads."""
-        first = next(iter(self.windows), None)
-        return self.windows.get(first if name is None else name, self.window)  # type: ignore[arg-type]
+        return self.windows.get(name or next(iter(self.windows), ""), self.window)
 
 
 def load(model_id: str | None, directories: Mapping[str, str], *, dtype: str = "auto") -> Loaded:

@@ -158,6 +158,14 @@ class Task(abc.ABC):
     ) -> list[Feature]:
         """Training examples, one a row, unpadded."""
 
+    def training_features(
+        self, table: Table, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, window: Window
+    ) -> list[Feature]:
+        """`features`, with a word on what training cannot help: inputs that were cut."""
+        features = self.features(table, model, tokenizer, window)
+        tell_of_cuts(table.name, [len(feature["input_ids"]) for feature in features], window.inputs())
+        return features
+
     @abc.abstractmethod
     def collator(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:
         """What pads a list of features into a batch."""

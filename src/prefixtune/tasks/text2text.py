@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from prefixtune import metrics
 from prefixtune.errors import ConfigError, DataError, ModelError
-from prefixtune.tasks.decoding import generate, reserve
+from prefixtune.tasks.decoding import generate, reserve, tell_of_unlearned_end
 from prefixtune.tasks.readers import Table
 from prefixtune.tasks.task import (
     IGNORED,
@@ -106,6 +106,13 @@ class Text2Text(Task):
             {"input_ids": source + target, "labels": [IGNORED] * len(source) + target}
             for source, target in zip(self._told(table.name, texts, model, tokenizer, limits), targets, strict=True)
         ]
+
+    def training_features(
+        self, table: Table, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, window: Window
+    ) -> list[Feature]:
+        """`features`, which tell of sources that were cut, with a word on an end that the base never learned."""
+        tell_of_unlearned_end(model, tokenizer, self.end(tokenizer))
+        return self.features(table, model, tokenizer, window)
 
     def prompts(
         self, sources: Sequence[str], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, window: Window,

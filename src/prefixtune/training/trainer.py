@@ -29,9 +29,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 from prefixtune.bank import bank_of, names_in
 from prefixtune.errors import ConfigError
 from prefixtune.layout import Layout, examples
-from prefixtune.tasks.decoding import tell_of_unlearned_end
-from prefixtune.tasks.task import tell_of_cuts, token_losses
-from prefixtune.tasks.text2text import Text2Text
+from prefixtune.tasks.task import token_losses
 from prefixtune.training import activations, results
 from prefixtune.training.activations import Activations
 from prefixtune.training.bench import Bench
@@ -200,11 +198,7 @@ def build_trainer(config: RunConfig, bench: Bench, metric: str | None) -> Prefix
         return bench.measure(bench.data.eval, answered=answered)
 
     task, model = bench.task, bench.model
-    if isinstance(task, Text2Text):
-        tell_of_unlearned_end(model, bench.tokenizer, task.end(bench.tokenizer))
-    features = task.features(bench.data.train, model, bench.tokenizer, bench.room)
-    if not isinstance(task, Text2Text):  # which knows what it cut: its features hold the targets, too
-        tell_of_cuts(bench.data.train.name, [len(feature["input_ids"]) for feature in features], bench.room.inputs())
+    features = task.training_features(bench.data.train, model, bench.tokenizer, bench.room)
     lengths = [len(feature["input_ids"]) for feature in features]
     spares = task.shifted(model) or padding_share(lengths, config.batch_size) >= PACKING_PAYS
     layout = task.layout(model, bench.tokenizer, config.packing if spares or config.packing != "auto" else "never")
