@@ -111,7 +111,7 @@ def test_mean_gates_on_a_causal_model_are_one_line(
 def test_a_length_that_does_not_fit_the_positions_is_one_line(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "96" in refused(flags(place, tmp_path / "out", *texts(place), "--length", "200"), capsys)
+    assert "96" in refused(flags(place, tmp_path / "out", *texts(place), "--position-offset", "200"), capsys)
     assert not (tmp_path / "out").exists()
 
 

@@ -44,10 +44,10 @@ def test_a_smoke_run_has_no_more_examples_than_it_reads(tmp_path: Path) -> None:
 
 
 def test_an_experiment_that_no_row_fits_says_so(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arms = (Trained(name="P", kind="p_tuning_v2", options={"length": 500}, recipe={"lr": 1e-2}),)
+    arms = (Trained(name="P", kind="p_tuning_v2", options={"length": 5, "position_offset": 500}, recipe={"lr": 1e-2}),)
     monkeypatch.setattr(reproduce, "find", lambda name: tiny_experiment(arms=lambda cell: arms))
     options = Options(model=str(place / "bert"), data=[str(place / "conll04")])
-    with pytest.raises(ConfigError, match="no row fits this base model: P: a prefix of length 500 does not fit"):
+    with pytest.raises(ConfigError, match="no row fits this base model: P: a prefix of length 5 does not fit"):
         runner.run("fake", options, tmp_path / "out", resume=False, command=["x"])
 
 

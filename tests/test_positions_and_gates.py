@@ -43,6 +43,21 @@ def test_a_decoders_text_stands_behind_its_prefix_and_padding_is_not_counted() -
     assert seen[0][0, 2:].tolist() == [P, P + 1, P + 2, P + 3, P + 4, P + 5]
 
 
+def test_a_prefix_that_takes_no_positions_may_be_longer_than_there_are() -> None:
+    small = BERT.make()
+    config = type(small.config).from_dict(small.config.to_dict() | {"max_position_embeddings": 1024})
+    config._attn_implementation = small.config._attn_implementation
+    large = type(small)(config).eval()
+    rows = small.config.max_position_embeddings
+    states = small.state_dict()
+    for name, table in large.state_dict().items():
+        (table[:rows] if "position_embeddings" in name else table).copy_(states[name])
+    for model in (small, large):
+        pt.attach(model, pt.PTuningV2(length=rows + 8, init="zeros"))
+        leave_start(model)
+    assert torch.equal(logits(small, zoo.inputs_for(BERT)), logits(large, zoo.inputs_for(BERT)))
+
+
 def test_robertas_positions_start_behind_its_padding_index() -> None:
     roberta = zoo.BY_NAME["roberta"]
     model = pt.attach(roberta.make(), pt.PTuningV2(length=P, position_offset=3))

@@ -230,7 +230,7 @@ class Prefix(nn.Module, ABC):
         super().__init__()
         self.method = method
         self.slots = {slot.key: slot for slot in slots}
-        self.offsets = {site: _offset(method, slots, site) for site in ("encoder", "decoder")}
+        self.offsets = text_starts(method, slots)
 
     @abstractmethod
     def keys_values(self, slot: Slot) -> KeysValues:
@@ -372,8 +372,12 @@ def random_keys(slots: Sequence[Slot], std: float, dtype: torch.dtype) -> dict[s
     return {name: (key, value * 0) for name, (key, value) in random_keys_values(slots, std, dtype).items()}
 
 
-def _offset(method: Method, slots: Sequence[Slot], site: str) -> int:
-    """Where the first real token stands in the encoder or decoder stack."""
+def text_starts(method: Method, slots: Sequence[Slot]) -> dict[str, int]:
+    """Where the first real token stands in the encoder and in the decoder stack."""
+    return {site: _text_start(method, slots, site) for site in ("encoder", "decoder")}
+
+
+def _text_start(method: Method, slots: Sequence[Slot], site: str) -> int:
     given = method.position_offset
     given = given.get(site) if isinstance(given, Mapping) else given
     if given is not None:

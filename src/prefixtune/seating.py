@@ -15,7 +15,7 @@ from prefixtune import architectures, geometry, rotary
 from prefixtune.bank import BANK, SEAM, Bank, bank_of
 from prefixtune.errors import ConfigError, ModelError
 from prefixtune.heads import HeadSwitch, copy_heads, head_names
-from prefixtune.prefix import Method, Prefix, Slot, plan
+from prefixtune.prefix import Method, Prefix, Slot, plan, text_starts
 from prefixtune.rotary import Rotation
 from prefixtune.seam import Stack
 from prefixtune.seat import SEAT, Seat
@@ -39,12 +39,13 @@ def slots_for(method: Method, model: PreTrainedModel, bank: Bank, length: int | 
     """The layers a method's prefix goes to and its length in each, checked against the model and the method."""
     slots = plan(method, bank.geometry, length)
     method.check(slots)
-    longest = max(slot.length for slot in slots)
+    start = max(text_starts(method, slots).values())
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if isinstance(limit, int) and longest >= limit:
+    if isinstance(limit, int) and start >= limit:
         raise ConfigError(
-            f"a prefix of length {longest} does not fit {type(model).__name__}, which has {limit} positions for prefix "
-            f"and text together; expected a length below {limit}"
+            f"a prefix of length {max(slot.length for slot in slots)} does not fit {type(model).__name__}, which has {limit} "
+            f"positions: behind it text would start at position {start}; expected a start below {limit}, by length or "
+            "position_offset"
         )
     return slots
 
