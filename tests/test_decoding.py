@@ -25,8 +25,9 @@ BEAMS = 3
 
 
 def beam_search(model: Any, inputs: dict[str, torch.Tensor], cache: Any) -> torch.Tensor:
+    given = {} if cache is None else {"past_key_values": cache}
     return model.generate(
-        **inputs, past_key_values=cache, num_beams=BEAMS, do_sample=False, max_new_tokens=6, pad_token_id=zoo.PAD,
+        **inputs, **given, num_beams=BEAMS, do_sample=False, max_new_tokens=6, pad_token_id=zoo.PAD,
         eos_token_id=None,
     )  # fmt: skip
 
@@ -49,6 +50,21 @@ def test_a_prompt_read_once_for_all_beams_gives_the_answers_of_plain_beam_search
         cache = read_once(model, inputs["input_ids"], inputs["attention_mask"], Decoding(beams=BEAMS))
         found = beam_search(model, inputs, cache)
         assert torch.equal(found, beam_search(model, inputs, None))
+
+
+@pytest.mark.parametrize(
+    "wanted", [{"use_cache": False}, {"cache_implementation": "static"}, {"cache_implementation": "dynamic"}], ids=str
+)
+def test_beams_are_those_of_plain_beam_search_whatever_cache_the_model_asks_for(wanted: dict[str, Any]) -> None:
+    architecture = zoo.BY_NAME["llama"]
+    model = with_prefix(architecture.make(), "p_tuning_v2")
+    inputs = zoo.pad(zoo.inputs_for(architecture, length=9), "left", 2)
+    with torch.no_grad():
+        plain = beam_search(model, inputs, None)
+        for name, value in wanted.items():
+            setattr(model.generation_config, name, value)
+        cache = read_once(model, inputs["input_ids"], inputs["attention_mask"], Decoding(beams=BEAMS))
+        assert torch.equal(beam_search(model, inputs, cache), plain)
 
 
 def test_every_row_keeps_its_own_prefix_when_its_prompt_is_read_once() -> None:

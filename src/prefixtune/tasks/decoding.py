@@ -92,10 +92,10 @@ def generate_batch(
     most = most_new_tokens(model, window, decoding, width)
     generator: Any = model  # generation is a mixin that the base class of all models does not know
     ids, mask = ids.to(model.device), mask.to(model.device)
-    out = generator.generate(
-        input_ids=ids, attention_mask=mask, max_new_tokens=most, past_key_values=read_once(model, ids, mask, decoding),
-        **_generation_options(model, tokenizer, decoding, end),
-    )  # fmt: skip
+    ahead = read_once(model, ids, mask, decoding)
+    cache = {} if ahead is None else {"past_key_values": ahead}
+    options = _generation_options(model, tokenizer, decoding, end)
+    out = generator.generate(input_ids=ids, attention_mask=mask, max_new_tokens=most, **cache, **options)
     return [text.strip() for text in tokenizer.batch_decode(answered(out, width, end), skip_special_tokens=True)]
 
 
@@ -153,12 +153,16 @@ def read_once(
     """The cache of all of a prompt `[B, T]` but its last token, a copy for each beam: `[B * beams, G, T - 1, D]`.
 
     `generate` reads a prompt once for every beam, although the beams part only behind it. None where it may go its own
-    way: one beam, a prompt of one token, an encoder-decoder (its encoder runs once anyway), another kind of cache.
+    way: one beam, a prompt of one token, an encoder-decoder (its encoder runs once anyway), a model that names another
+    kind of cache or none.
     """
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
     if decoding.beams == 1 or model.config.is_encoder_decoder or int(mask.sum(1).min()) < 2:
+        return None
+    wanted = model.generation_config  # of which transformers itself passes over "hybrid"
+    if wanted.use_cache is False or wanted.cache_implementation not in (None, "hybrid"):
         return None
     cache = DynamicCache(config=model.config.get_text_config())
     if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers):
