@@ -11,7 +11,7 @@ from test_reproduce import BASES, Fake, tiny_experiment
 
 from prefixtune import reproduce
 from prefixtune.cli.reproduce import catalogue
-from prefixtune.errors import ConfigError
+from prefixtune.errors import ConfigError, DataError
 from prefixtune.reproduce import plan, runner, search, table
 from prefixtune.reproduce.experiment import Cell, Trained, Variable
 from prefixtune.reproduce.options import Options
@@ -87,3 +87,21 @@ def test_a_recipe_that_depends_on_the_size_is_told_for_each(
     told = table.caption(runner.run("fake", options, tmp_path / "out", resume=False, command=["x"]))
     assert "Recipe of conll04, 4, 6 examples: max_steps 2, end_token `'<s>'`." in told
     assert "Recipe of conll04, 8 examples: max_steps 5, end_token `'<s>'`." in told
+
+
+def test_an_experiment_whose_data_do_not_fit_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny.place(tmp_path / "place")
+    with open(folder / "e2e" / "devset.csv", "a") as file:
+        file.write(f"name[Aa],{'b' * 200}\n")
+    arms = (Trained(name="P", kind="p_tuning_v2", options={"length": 5}, recipe={"lr": 1e-2, "max_steps": 1}),)
+    monkeypatch.setattr(reproduce, "find", lambda name: tiny_experiment(corpora=("e2e",), arms=lambda cell: arms))
+    asked = {"model": str(folder / "gpt2"), "data": [str(folder)], "seeds": 1}
+    output = tmp_path / "out"
+    with pytest.raises(DataError, match="a target has 201 tokens .*--recipe max_target_length=N"):
+        runner.run("fake", Options(**asked), output, resume=False, command=["x"])
+    assert not list(output.iterdir())
+    monkeypatch.setattr(runner, "fit", Fake())
+    runner.run("fake", Options(**asked, recipe={"max_target_length": 20}), output, resume=False, command=["x"])
+    assert (output / runner.RECORD).is_file()

@@ -43,9 +43,9 @@ def slots_for(method: Method, model: PreTrainedModel, bank: Bank, length: int | 
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if isinstance(limit, int) and start >= limit:
         raise ConfigError(
-            f"a prefix of length {max(slot.length for slot in slots)} does not fit {type(model).__name__}, which has {limit} "
-            f"positions: behind it text would start at position {start}; expected a start below {limit}, by length or "
-            "position_offset"
+            f"a prefix of length {max(slot.length for slot in slots)} does not fit {type(model).__name__}, which has "
+            f"{limit} positions: behind it text would start at position {start}; expected a start below {limit}, by "
+            "length or position_offset"
         )
     return slots
 

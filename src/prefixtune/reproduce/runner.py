@@ -80,14 +80,27 @@ def run(name: str, options: Options, output: Path, *, resume: bool, command: Seq
     results.write_json(
         output / RECORD, {"asked": record, "command": list(command), "versions": results.versions()}
     )
-    with Screen(sum(_jobs(plan, arm) for _, arms in cells for arm in arms)) as screen:
-        rows = []
-        for cell, arms in cells:
-            worker = Worker(plan, cell, materials.get(cell.corpus or ""), screen)
-            rows += [worker.row(arm) for arm in arms]
+    try:
+        rows = _rows(plan, cells, materials)
+    except DataError:
+        if not resume and not any(output.rglob(results.METRICS)):  # asked for otherwise, it may have the same folder
+            for made in output.iterdir():
+                made.unlink() if made.is_file() else shutil.rmtree(made)
+        raise
     if rows and all(row.reason for row in rows):
         raise ConfigError("no row fits this base model: " + "; ".join(f"{row.arm.name}: {row.reason}" for row in rows))
     return Findings(plan, rows, materials, left_out, command)
+
+
+def _rows(
+    plan: Plan, cells: Sequence[tuple[Cell, Sequence[Arm]]], materials: Mapping[str, Material]
+) -> list[Row]:
+    rows = []
+    with Screen(sum(_jobs(plan, arm) for _, arms in cells for arm in arms)) as screen:
+        for cell, arms in cells:
+            worker = Worker(plan, cell, materials.get(cell.corpus or ""), screen)
+            rows += [worker.row(arm) for arm in arms]
+    return rows
 
 
 def open_output(output: Path, asked: Mapping[str, Any], *, resume: bool) -> None:

@@ -27,6 +27,8 @@ from prefixtune.tasks.task import (
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+_SHORTER = "cut targets with max_target_length (reproduce: --recipe max_target_length=N)"
+
 
 @dataclass(frozen=True)
 class Text2Text(Task):
@@ -88,7 +90,7 @@ class Text2Text(Task):
             if window.targets is not None and longest > window.targets:
                 raise DataError(
                     f"{table.name}: a target has {longest} tokens but the decoder has room for {window.targets} beside "
-                    "the prefix; cut targets with max_target_length"
+                    f"the prefix; {_SHORTER}"
                 )
             limits = [window.inputs()] * len(table)
             sources = self._told(table.name, [row["source"] for row in table.rows], model, tokenizer, limits)
@@ -97,7 +99,7 @@ class Text2Text(Task):
         if (room := window.inputs(reserved=longest)) is not None and room < 1:
             raise DataError(
                 f"{table.name}: a target has {longest} tokens but the model has room for {window.positions} beside the "
-                f"prefix; cut targets with max_target_length"
+                f"prefix; {_SHORTER}"
             )
         # Every source is cut to what its own target leaves, so that a target is never cut by its source.
         texts = [row["source"] for row in table.rows]
