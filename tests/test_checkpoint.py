@@ -252,6 +252,39 @@ def test_what_a_later_version_adds_of_the_base_is_passed_over(saved: Path) -> No
     assert pt.prefixes(pt.load(GPT2.make(), saved))
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"rms_norm_eps": 0.1}, "rms_norm_eps 1e-06, now 0.1"),
+        ({"hidden_act": "relu"}, "hidden_act silu, now relu"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, "rope_theta 10000.0, now 500000.0"),
+    ],
+)
+def test_the_same_weights_under_other_arithmetic_are_another_base(
+    tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    llama = zoo.BY_NAME["llama"]
+    model, other = attached(llama, "p_tuning_v2"), llama.make()
+    pt.save(model, tmp_path / "saved")
+    changed = type(other)(type(other.config).from_dict(other.config.to_dict() | change))
+    changed.load_state_dict(other.state_dict())
+    with pytest.raises(pt.CheckpointError, match=words):
+        pt.load(changed, tmp_path / "saved")
+
+
+def test_what_does_not_compute_may_differ_and_an_older_header_names_no_arithmetic(saved: Path) -> None:
+    model = GPT2.make()
+    changes = {"attn_pdrop": 0.3, "use_cache": False, "summary_activation": "tanh", "architectures": ["X"]}
+    for name, value in changes.items():
+        setattr(model.config, name, value)
+    assert pt.prefixes(pt.load(model, saved))
+    path = saved / "prefix_config.json"
+    header = json.loads(path.read_text())
+    assert header["base_model"].pop("settings")["activation_function"] == "gelu_new"
+    path.write_text(json.dumps(header))
+    assert pt.prefixes(pt.load(GPT2.make(), saved))
+
+
 def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
     model = attached(GPT2, "p_tuning_v2")
     (tmp_path / "notes").write_text("mine")

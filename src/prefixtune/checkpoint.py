@@ -213,6 +213,9 @@ def _check_base(header: Mapping[str, Any], ours: Identity, where: object) -> Non
 
 def _hint(theirs: Identity, ours: Identity) -> str:
     """What may be wrong where half of two identities agrees."""
+    if theirs.shape == ours.shape and (other := sorted(theirs.differing(ours))):
+        said = ", ".join(f"{key} {theirs.settings[key]}, now {ours.settings[key]}" for key in other)
+        return f", whose config had {said}"
     if theirs.shape != ours.shape and theirs.fingerprints and theirs.fingerprints == ours.fingerprints:
         return ", in the class that it was trained in: the weights are the same"
     if (theirs.shape, theirs.name) == (ours.shape, ours.name):

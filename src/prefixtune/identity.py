@@ -1,10 +1,12 @@
-"""Which base model a prefix belongs to: its name, a hash of its shape, and a fingerprint of its weights."""
+"""Which base model a prefix belongs to: its name, its shape, how it computes, and a fingerprint of its weights."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -19,15 +21,26 @@ SAMPLES = 64
 # Rounding a wider number to one of these gives what a model loaded in that type holds; never the other way round.
 _WIDTHS = {"float64": 3, "float32": 2, "bfloat16": 1, "float16": 1}
 
+# What a config says of arithmetic that no weight shows. Heads are left out, and so is what every version of transformers
+# may add: only what two configs both say is compared.
+_COMPUTES = re.compile(r"(eps|epsilon|_act|activation|_fn|_function)$|rope_|softcap|scal|multiplier|relative_")
+_HEADS = re.compile(r"^(pooler|summary|classifier)_")
+
 
 @dataclass(frozen=True)
 class Identity:
-    """What is known of a base model. `fingerprints` has one hash for each float type that its weights round to."""
+    """What is known of a base model.
+
+    Args:
+        fingerprints: one hash for each float type that its weights round to.
+        settings: what its config says of its arithmetic, by dotted name.
+    """
 
     name: str
     model_type: str
     shape: str
     fingerprints: dict[str, str]
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in `prefix_config.json`."""
@@ -39,7 +52,10 @@ class Identity:
         kinds = {"name": str, "model_type": str, "shape": str, "fingerprints": dict}
         if not isinstance(given, dict) or not all(isinstance(given.get(key), kind) for key, kind in kinds.items()):
             raise ValueError(f"expected a mapping with {', '.join(kinds)}, got {str(given)[:60]}")
-        return cls(**{key: given[key] for key in kinds})
+        settings = given.get("settings", {})
+        if not isinstance(settings, dict):
+            raise ValueError(f"expected settings to be a mapping, got {str(settings)[:60]}")
+        return cls(**{key: given[key] for key in kinds}, settings=settings)
 
     def named(self) -> str:
         """For messages: `gpt2 'my-model' (shape 1a2b3c4d, weights 5e6f7a8b)`."""
@@ -48,10 +64,14 @@ class Identity:
 
     def is_same_base(self, other: Identity) -> bool:
         """Whether both are one model, whatever float types they were loaded in; quantised weights count as a match."""
-        if (self.model_type, self.shape) != (other.model_type, other.shape):
+        if (self.model_type, self.shape) != (other.model_type, other.shape) or self.differing(other):
             return False
         shared = self.fingerprints.keys() & other.fingerprints.keys()
         return not shared or all(self.fingerprints[dtype] == other.fingerprints[dtype] for dtype in shared)
+
+    def differing(self, other: Identity) -> list[str]:
+        """The settings that both have, with other values."""
+        return [key for key in self.settings.keys() & other.settings if self.settings[key] != other.settings[key]]
 
 
 def identity_of(model: PreTrainedModel, geometry: Geometry) -> Identity:
@@ -60,7 +80,18 @@ def identity_of(model: PreTrainedModel, geometry: Geometry) -> Identity:
     text = model.config.get_text_config()
     shape = {"model_type": model.config.model_type, "vocabulary": getattr(text, "vocab_size", None), "layers": layers}
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()
-    return Identity(model.config._name_or_path, model.config.model_type, digest, _fingerprints(model))
+    settings = dict(_settings(model.config.to_dict()))
+    return Identity(model.config._name_or_path, model.config.model_type, digest, _fingerprints(model), settings)
+
+
+def _settings(config: Mapping[str, Any], above: str = "", within: bool = False) -> Iterator[tuple[str, Any]]:
+    """The leaves of a config, nested ones under dotted names, that are named for arithmetic or stand under such a name."""
+    for name, value in config.items():
+        known = within or bool(_COMPUTES.search(str(name)) and not _HEADS.search(str(name)))
+        if isinstance(value, Mapping):
+            yield from _settings(value, f"{above}{name}.", known)
+        elif known and isinstance(value, bool | int | float | str):
+            yield f"{above}{name}", value
 
 
 def _fingerprints(model: PreTrainedModel) -> dict[str, str]:
