@@ -19,16 +19,16 @@ class Columns(Corpus):
     task: ClassVar[str] = "tagging"
     metrics: ClassVar[tuple[str, ...]] = ("entity_f1", "entity_precision", "entity_recall")
     files: ClassVar[tuple[tuple[str, str, str], ...]]
-    """Names of the training, development and test file, the first set of which one is there is the one."""
+    """Names of the training, development and test file; the first set of which most are there is the one."""
 
     def original(self, folder: Path) -> Splits | None:
-        for names in self.files:
-            paths = [folder / name for name in names]
-            if any(path.is_file() for path in paths):
-                form = "conllx" if names[0].endswith(".conllx") else "conll"
-                train, dev, test = (read(str(self.need(path)), form=form) for path in paths)
-                return Splits(train, dev, {"test": test})
-        return None
+        names = max(self.files, key=lambda names: sum((folder / name).is_file() for name in names))
+        paths = [folder / name for name in names]
+        if not any(path.is_file() for path in paths):
+            return None
+        form = "conllx" if names[0].endswith(".conllx") else "conll"
+        train, dev, test = (read(str(self.need(path)), form=form) for path in paths)
+        return Splits(train, dev, {"test": test})
 
     def published(self, hub: Hub) -> Splits:
         tables = [hub.table(*split) for split in (("train",), ("validation", "dev"), ("test",))]
