@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -220,3 +221,59 @@ def test_of_the_names_of_a_corpus_those_are_meant_that_most_files_have(tmp_path:
         write(tmp_path / file, LINES)
     with pytest.raises(DataError, match="conll2003: there is no file .*/test.txt"):
         corpora.find("conll2003").read(str(tmp_path))
+
+
+SPERT = {
+    "tokens": ["New", "York", "loves", "Ada", "Byron", "."],
+    "entities": [{"type": "Loc", "start": 0, "end": 2}, {"type": "Peop", "start": 3, "end": 5}],
+    "relations": [{"type": "Live_In", "head": 1, "tail": 0}], "orig_id": 1,
+}  # fmt: skip
+
+
+def test_conll04_is_read_from_sperts_spans(tmp_path: Path) -> None:
+    for split in ("train", "dev", "test"):
+        write(tmp_path / f"conll04_{split}.json", json.dumps([SPERT]))
+    corpus = corpora.find("conll04")
+    found = corpus.read(str(tmp_path))
+    expected = [{"tokens": SPERT["tokens"], "tags": ["B-Loc", "I-Loc", "O", "B-Peop", "I-Peop", "O"]}]
+    assert found.train.rows == found.dev.rows == found.tests["test"].rows == expected
+    assert tasks.find(corpus.task).learn(found.train, **corpus.options).prepared(found.train).rows == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"entities": None}, "expected a list of entities, got None"),
+        ({"entities": ["Loc"]}, "the entity 'Loc' needs type, start and end"),
+        ({"entities": [{"type": "Loc", "start": 0}]}, "the entity .* needs type, start and end"),
+        ({"entities": [{"type": "Loc", "start": "0", "end": 2}]}, "the entity .* needs type, start and end"),
+        ({"entities": [{"type": "Loc", "start": 5, "end": 7}]}, "the entity .* does not lie within the 6 tokens"),
+        ({"entities": [*SPERT["entities"], SPERT["entities"][0]]}, "the entity .* overlaps another"),
+        ({"tokens": "New York"}, "expected a list of tokens, got 'New York'"),
+    ],
+)
+def test_a_span_of_conll04_that_cannot_be_tagged_is_named_with_its_row(
+    tmp_path: Path, change: dict[str, Any], complaint: str
+) -> None:
+    for split in ("train", "dev", "test"):
+        write(tmp_path / f"conll04_{split}.json", json.dumps([SPERT, {**SPERT, **change}]))
+    with pytest.raises(DataError, match=f"conll04_train.json, line 2: {complaint}"):
+        corpora.find("conll04").read(str(tmp_path))
+
+
+def test_a_row_of_conll04_with_neither_tags_nor_entities_says_what_it_has(tmp_path: Path) -> None:
+    for split in ("train", "dev", "test"):
+        write(tmp_path / f"conll04_{split}.json", json.dumps([{"tokens": ["a"]}]))
+    with pytest.raises(DataError, match="line 1: neither tags nor entities; it has tokens"):
+        corpora.find("conll04").read(str(tmp_path))
+
+
+def test_roth_and_yihs_own_file_is_refused_with_the_form_that_is_read(tmp_path: Path) -> None:
+    rows = ["0\tPeop\t0\tO\tNNP/NNP\tAda/Byron\tO\tO\tO", "0\tO\t1\tO\tVBD\tlived\tO\tO\tO", "", "0\t1\tLive_In", ""]
+    write(tmp_path / "conll04.corp", "\n".join(rows))
+    complaint = r"conll04.corp is Roth & Yih's own form, which is not read; expected .*conll04_train.json.*SpERT"
+    with pytest.raises(DataError, match=complaint):
+        corpora.find("conll04").read(str(tmp_path))
+    for split in ("train", "dev", "test"):
+        write(tmp_path / f"conll04_{split}.json", json.dumps([SPERT]))
+    assert len(corpora.find("conll04").read(str(tmp_path)).train) == 1  # beside the JSON files it is in nobody's way
