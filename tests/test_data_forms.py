@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset
+import tiny
+from datasets import ClassLabel, Dataset, Features, List, Value
 
 from prefixtune import corpora, tasks
+from prefixtune.cli import main
 from prefixtune.errors import DataError
 
 
@@ -277,3 +279,36 @@ def test_roth_and_yihs_own_file_is_refused_with_the_form_that_is_read(tmp_path: 
     for split in ("train", "dev", "test"):
         write(tmp_path / f"conll04_{split}.json", json.dumps([SPERT]))
     assert len(corpora.find("conll04").read(str(tmp_path)).train) == 1  # beside the JSON files it is in nobody's way
+
+
+# --- save_to_disk ------------------------------------------------------------------------------------------------
+
+NER = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=["O", "B-X"]))})
+
+
+def test_a_folder_of_save_to_disk_is_read_with_the_names_of_its_classes(tmp_path: Path) -> None:
+    rows = [{"tokens": ["a", "B"], "tags": [0, 1]}, {"tokens": ["C"], "tags": [1]}]
+    data = Dataset.from_list(rows, features=NER)
+    data.save_to_disk(str(tmp_path / "whole"))
+    expected = [{"tokens": ["a", "B"], "tags": ["O", "B-X"]}, {"tokens": ["C"], "tags": ["B-X"]}]
+    for split in (None, "train", "validation"):
+        assert tasks.read(str(tmp_path / "whole"), split=split).rows == expected
+    data.select([1]).save_to_disk(str(tmp_path / "part"))  # which keeps all rows, and which of them are meant
+    assert tasks.read(str(tmp_path / "part")).rows == expected[1:]
+
+
+def test_a_damaged_folder_of_save_to_disk_is_one_line(tmp_path: Path) -> None:
+    Dataset.from_list([{"tokens": ["a"], "tags": [0]}], features=NER).save_to_disk(str(tmp_path / "set"))
+    for text in ("{", "{}"):
+        write(tmp_path / "set" / "state.json", text)
+        with pytest.raises(DataError, match="set' is no file here, and loading it as a hub data set failed"):
+            tasks.read(str(tmp_path / "set"))
+
+
+def test_training_takes_a_folder_of_save_to_disk_for_each_table(tmp_path: Path, capsys: Any) -> None:
+    model = tiny.encoder(tmp_path / "base")
+    argv = ["train", "--model", model, "--task", "tagging", "--method", "p_tuning_v2", "--length", "2", "--epochs", "1"]
+    for role, rows in (("train", 16), ("eval", 4), ("test", 3)):
+        Dataset.from_list(tiny.capitals(rows, 1)).save_to_disk(str(tmp_path / role))
+        argv += [f"--{role}", str(tmp_path / role)]
+    assert main([*argv, "--output", str(tmp_path / "out")]) == 0, capsys.readouterr().err

@@ -1,7 +1,8 @@
 """Readers: a data file, or a data set on the hub, becomes a `Table` of rows whose columns a task knows.
 
 Formats: JSONL, CSV, TSV, JSON (one list of objects), CoNLL columns (word first, tag last; in .conllx the word's number
-first; CoNLL-2012's, which begin a document, by their own layout), or a hub data set.
+first; CoNLL-2012's, which begin a document, by their own layout), or a hub data set: its id, a folder that the datasets
+library loads, or one of `Dataset.save_to_disk`.
 Every complaint names the file, the line and the remedy.
 """
 
@@ -35,6 +36,8 @@ _BEGIN = "#begin document"
 """What CoNLL-2012's files, and no other columns, have before each document."""
 _BRACKETS = re.compile(r"(?=\(.+\)|.*\*)(?:\((?P<kind>[^\W\d][^()*|]*))?\*?(?P<end>\)?)")
 """Its names, which never overlap: `(DATE*` begins one, `*` goes on, `*)` ends it, and `(GPE)` is one of one word."""
+_SAVED = ("state.json", "dataset_info.json")
+"""What `Dataset.save_to_disk` leaves in its folder beside the rows."""
 
 
 @dataclass(frozen=True)
@@ -327,8 +330,11 @@ def _read_hub(given: str, split: str | None, subset: str | None) -> Table:
     import datasets
 
     try:
-        data = datasets.load_dataset(given, name=subset, split=split, cache_dir=_cache_of(Path(given)))
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        if all((Path(given) / name).is_file() for name in _SAVED):  # one table, whatever its split is called
+            data = datasets.load_from_disk(given)
+        else:
+            data = datasets.load_dataset(given, name=subset, split=split, cache_dir=_cache_of(Path(given)))
+    except (OSError, ValueError, KeyError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{given!r} is no file here, and loading it as a hub data set failed: {reason}") from error
     if isinstance(data, dict):
