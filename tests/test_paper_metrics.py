@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -235,6 +237,26 @@ def test_an_entity_counts_when_it_is_whole() -> None:
     assert metrics.score("entity_f1:BILOU", bilou, bilou) == 1.0
     with pytest.raises(DataError, match="row 1 has 1 tags, its reference 2"):
         metrics.score("entity_f1", [found[0], ["O"]], gold)
+
+
+@pytest.mark.parametrize("tag", ["000", "(23)", "-", "B", "B-", "PER", "PER-B", "b-PER", "X-PER", "O ", "", 1, None])
+def test_a_tag_that_marks_no_entity_is_refused_and_not_scored(tag: Any) -> None:
+    good, bad = ["O", "U-PER"], ["O", tag]
+    for name in ("entity_f1", "entity_precision", "entity_recall", "entity_f1:BILOU"):
+        for found, wanted, place in ((bad, good, "answer 1"), (good, bad, "reference 1"), (bad, bad, "answer 1")):
+            complaint = f"{name.partition(':')[0]}: {place}: the tag {tag!r}; expected O, or a mark"
+            with pytest.raises(DataError, match=re.escape(complaint)):
+                metrics.score(name, [good, found], [good, wanted])
+
+
+@pytest.mark.parametrize(
+    ("scheme", "marks"),
+    [("", "BIIB"), ("", "IIIB"), ("", "BIES"), (":IOB2", "BIIB"), (":BILOU", "BILU"), (":IOBES", "BIES")],
+)
+def test_every_mark_of_a_scheme_is_scored(scheme: str, marks: str) -> None:
+    first, middle, last, lone = marks
+    tags = [[f"{first}-a b", f"{middle}-a b", f"{last}-a b", "O", f"{lone}-work-of-art"]]
+    assert metrics.score(f"entity_f1{scheme}", tags, tags) == 1.0
 
 
 def test_multirc_counts_answers_and_whole_questions() -> None:

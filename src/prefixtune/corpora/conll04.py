@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
-from prefixtune.corpora.columns import plain
 from prefixtune.corpora.corpus import Corpus, Hub, Splits, converted
 from prefixtune.errors import DataError
 from prefixtune.tasks.readers import Row, read
@@ -17,14 +16,19 @@ class Conll04(Corpus):
     task: ClassVar[str] = "tagging"
     options: ClassVar[dict[str, Any]] = {"tag_scheme": "iob2"}
     metrics: ClassVar[tuple[str, ...]] = ("entity_f1", "entity_precision", "entity_recall")
-    layout: ClassVar[str] = "conll04_train.json, conll04_dev.json and conll04_test.json with tokens and tags"
+    layout: ClassVar[str] = (
+        "conll04_train.json, conll04_dev.json and conll04_test.json with tokens and tags, or with tokens and entities "
+        "(SpERT's)"
+    )
     hub: ClassVar[str] = "DFKI-SLT/conll04"
 
     def original(self, folder: Path) -> Splits | None:
         paths = [folder / f"conll04_{split}.json" for split in ("train", "dev", "test")]
         if not any(path.is_file() for path in paths):
+            if (theirs := folder / "conll04.corp").is_file():
+                raise DataError(f"{theirs} is Roth & Yih's own form, which is not read; expected {self.layout}")
             return None
-        train, dev, test = (plain(read(str(self.need(path)))) for path in paths)
+        train, dev, test = (converted(read(str(self.need(path))), _tagged) for path in paths)
         return Splits(train, dev, {"test": test})
 
     def published(self, hub: Hub) -> Splits:
@@ -33,12 +37,34 @@ class Conll04(Corpus):
         return Splits(train, dev, {"test": test})
 
 
+def _tagged(row: Row, where: str) -> list[Row]:
+    """A row of the files: P-Tuning v2's have tags, SpERT's have spans."""
+    if "tags" in row:
+        return [{"tokens": row["tokens"], "tags": row["tags"]}]
+    if "entities" not in row:
+        raise DataError(f"{where}: neither tags nor entities; it has {', '.join(row)}")
+    return _marked(row, where)
+
+
 def _marked(row: Row, where: str) -> list[Row]:
-    """A row of the hub: spans, in words, the end exclusive, as tags."""
-    tags = ["O"] * len(row["tokens"])
-    for entity in row["entities"]:
-        start, end, kind = entity["start"], entity["end"], entity["type"]
+    """Spans, in words, the end exclusive, as tags."""
+    tokens, entities = row["tokens"], row["entities"]
+    for name, value in (("tokens", tokens), ("entities", entities)):
+        if not isinstance(value, list):
+            raise DataError(f"{where}: expected a list of {name}, got {value!r}")
+    tags = ["O"] * len(tokens)
+    for entity in entities:
+        start, end, kind = _span(entity, where)
         if not 0 <= start < end <= len(tags):
             raise DataError(f"{where}: the entity {entity!r} does not lie within the {len(tags)} tokens")
+        if set(tags[start:end]) != {"O"}:
+            raise DataError(f"{where}: the entity {entity!r} overlaps another; expected one tag a word")
         tags[start:end] = [f"B-{kind}", *[f"I-{kind}"] * (end - start - 1)]
-    return [{"tokens": row["tokens"], "tags": tags}]
+    return [{"tokens": tokens, "tags": tags}]
+
+
+def _span(entity: Any, where: str) -> tuple[int, int, str]:
+    match entity:
+        case {"start": int(start), "end": int(end), "type": str(kind)}:
+            return start, end, kind
+    raise DataError(f"{where}: the entity {entity!r} needs type, start and end; expected a name and two whole numbers")

@@ -9,6 +9,8 @@ from prefixtune.corpora.columns import Columns, named
 _FILES = (
     ("eng.train", "eng.testa", "eng.testb"),
     ("train.txt", "valid.txt", "test.txt"),
+    ("train.txt", "dev.txt", "test.txt"),
+    ("train.txt", "testa.txt", "testb.txt"),
     ("train.conll", "dev.conll", "test.conll"),
     ("conllpp_train.txt", "conllpp_dev.txt", "conllpp_test.txt"),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,6 +12,17 @@ from prefixtune.metrics.metric import Metric
 
 SCHEMES = ("IOB2", "BILOU", "IOBES")
 Tags = Sequence[str]
+_ENTITY = re.compile(r"O|[BIESLU]-.+", re.DOTALL)
+"""A tag of any scheme. seqeval takes others as well, and answers with a number of what nobody marked."""
+
+
+def check_tags(tags: Tags, where: str) -> None:
+    """A `DataError` unless `tags` are such as mark entities."""
+    for tag in tags:
+        if _ENTITY.fullmatch(str(tag)) is None:
+            raise DataError(
+                f"{where}: the tag {tag!r}; expected O, or a mark (B, I, E, S, L, U), a hyphen and a type: B-PER"
+            )
 
 
 @dataclass(frozen=True)
@@ -28,6 +40,8 @@ class EntityMetric(Metric):
         for index, (found, wanted) in enumerate(zip(answers, references, strict=True)):
             if len(found) != len(wanted):
                 raise DataError(f"{self.name}: row {index} has {len(found)} tags, its reference {len(wanted)}")
+            check_tags(found, f"{self.name}: answer {index}")
+            check_tags(wanted, f"{self.name}: reference {index}")
 
     def options(self) -> dict[str, Any]:
         """What seqeval is told of the scheme."""

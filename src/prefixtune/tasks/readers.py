@@ -1,7 +1,8 @@
 """Readers: a data file, or a data set on the hub, becomes a `Table` of rows whose columns a task knows.
 
 Formats: JSONL, CSV, TSV, JSON (one list of objects), CoNLL columns (word first, tag last; in .conllx the word's number
-first), or a hub data set.
+first; CoNLL-2012's, which begin a document, by their own layout), or a hub data set: its id, a folder that the datasets
+library loads, or one of `Dataset.save_to_disk`.
 Every complaint names the file, the line and the remedy.
 """
 
@@ -31,6 +32,12 @@ EXTENSIONS = {
 _ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 """JSON's way to write one half of a character beyond the first 65,536; whole ones have both halves."""
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_BEGIN = "#begin document"
+"""What CoNLL-2012's files, and no other columns, have before each document."""
+_BRACKETS = re.compile(r"(?=\(.+\)|.*\*)(?:\((?P<kind>[^\W\d][^()*|]*))?\*?(?P<end>\)?)")
+"""Its names, which never overlap: `(DATE*` begins one, `*` goes on, `*)` ends it, and `(GPE)` is one of one word."""
+_SAVED = ("state.json", "dataset_info.json")
+"""What `Dataset.save_to_disk` leaves in its folder beside the rows."""
 
 
 @dataclass(frozen=True)
@@ -239,6 +246,8 @@ def _delimited(text: str, path: Path, *, delimiter: str, quoting: Literal[0, 3])
 
 def _read_conll(text: str, path: Path, word: int = 0) -> Numbered:
     """Words stand in the column `word`, tags in the last."""
+    if text.startswith(_BEGIN) or f"\n{_BEGIN}" in text:
+        return _read_conll2012(text, path)
     numbered: Numbered = []
     tokens: list[str] = []
     tags: list[str] = []
@@ -261,6 +270,52 @@ def _read_conll(text: str, path: Path, word: int = 0) -> Numbered:
     return numbered
 
 
+def _read_conll2012(text: str, path: Path) -> Numbered:
+    """The word is the fourth column, its name the eleventh; the verbs' arguments follow, coreference is the last."""
+    numbered: Numbered = []
+    words: list[tuple[int, str, str]] = []
+    document = ""
+    for number, line in enumerate([*text.split("\n"), ""], start=1):
+        fields = _fields(line)
+        if any(fields) and not line.startswith(("#begin ", "#end ")):
+            if len(fields) < 12 or not fields[3]:
+                raise DataError(
+                    f"{path}, line {number}: {len(fields)} columns; expected 12 or more, as in CoNLL-2012: the word is "
+                    "the 4th, its name the 11th"
+                )
+            words.append((number, fields[3], fields[10]))
+            continue
+        if words:
+            tags = _iob2([(number, name) for number, _, name in words], path)
+            row = {"tokens": [word for _, word, _ in words], "tags": tags, "document": document}
+            numbered.append((words[0][0], row))
+            words = []
+        if line.startswith(_BEGIN):  # `#begin document (nw/wsj/23/wsj_2311); part 000`
+            document = line.removeprefix(_BEGIN).strip(" (").replace(")", "")
+    return numbered
+
+
+def _iob2(names: list[tuple[int, str]], path: Path) -> list[str]:
+    """The tags of a sentence's names in brackets, each with the number of its line."""
+    tags: list[str] = []
+    kind: str | None = None
+    begun = 0
+    for number, name in names:
+        found = _BRACKETS.fullmatch(name)
+        if found is None or (found["kind"] and kind) or (found["end"] and not (found["kind"] or kind)):
+            place = f"within {kind}" if kind else "outside of any"
+            raise DataError(
+                f"{path}, line {number}: the name {name!r} (11th column) {place}; expected CoNLL-2012's brackets, one "
+                "name at a time: (DATE*, then * and *), or (GPE)"
+            )
+        kind, begun = (found["kind"], number) if found["kind"] else (kind, begun)
+        tags.append(f"{'B' if found['kind'] else 'I'}-{kind}" if kind else "O")
+        kind = None if found["end"] else kind
+    if kind is not None:
+        raise DataError(f"{path}, line {begun}: the name '({kind}*' is never closed in its sentence; was the file cut?")
+    return tags
+
+
 def _fields(line: str) -> list[str]:
     return [field.strip() for field in (line.split("\t") if "\t" in line else line.split())]
 
@@ -275,8 +330,11 @@ def _read_hub(given: str, split: str | None, subset: str | None) -> Table:
     import datasets
 
     try:
-        data = datasets.load_dataset(given, name=subset, split=split, cache_dir=_cache_of(Path(given)))
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        if all((Path(given) / name).is_file() for name in _SAVED):  # one table, whatever its split is called
+            data = datasets.load_from_disk(given)
+        else:
+            data = datasets.load_dataset(given, name=subset, split=split, cache_dir=_cache_of(Path(given)))
+    except (OSError, ValueError, KeyError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{given!r} is no file here, and loading it as a hub data set failed: {reason}") from error
     if isinstance(data, dict):
