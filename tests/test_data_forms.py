@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import tiny
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from prefixtune import corpora, tasks
 from prefixtune.cli import main
@@ -295,6 +295,16 @@ def test_a_folder_of_save_to_disk_is_read_with_the_names_of_its_classes(tmp_path
         assert tasks.read(str(tmp_path / "whole"), split=split).rows == expected
     data.select([1]).save_to_disk(str(tmp_path / "part"))  # which keeps all rows, and which of them are meant
     assert tasks.read(str(tmp_path / "part")).rows == expected[1:]
+
+
+def test_one_table_of_save_to_disk_is_not_taken_for_every_split_of_a_corpus(tmp_path: Path) -> None:
+    features = Features({"tokens": List(Value("string")), "ner_tags": NER["tags"]})
+    data = Dataset.from_list([{"tokens": ["a"], "ner_tags": [1]}], features=features)
+    data.save_to_disk(str(tmp_path / "one"))
+    with pytest.raises(DataError, match="one is one table of save_to_disk; expected a DatasetDict's folder"):
+        corpora.find("conllpp").read(str(tmp_path / "one"))
+    DatasetDict(train=data, validation=data, test=data).save_to_disk(str(tmp_path / "three"))
+    assert corpora.find("conllpp").read(str(tmp_path / "three")).dev.rows == [{"tokens": ["a"], "tags": ["B-X"]}]
 
 
 def test_a_damaged_folder_of_save_to_disk_is_one_line(tmp_path: Path) -> None:

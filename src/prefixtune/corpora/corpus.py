@@ -71,6 +71,8 @@ class Corpus(abc.ABC):
             raise DataError(
                 f"{data} holds no files of {self.name}; expected {self.layout}, or the hub data set {self._hub_name()}"
             )
+        if (folder / "state.json").is_file():  # it would be read as each of the splits
+            raise DataError(f"{data} is one table of save_to_disk; expected a DatasetDict's folder, a table a split")
         if folder.is_file():
             raise DataError(f"{data} is one file; expected the folder of {self.name}: {self.layout}")
         return self.published(Hub(data, self.subset))
