@@ -21,8 +21,8 @@ SAMPLES = 64
 # Rounding a wider number to one of these gives what a model loaded in that type holds; never the other way round.
 _WIDTHS = {"float64": 3, "float32": 2, "bfloat16": 1, "float16": 1}
 
-# What a config says of arithmetic that no weight shows, heads left out. Versions of transformers name more or less of it,
-# so only what two configs both say is compared.
+# What a config says of arithmetic that no weight shows, heads left out. Versions of transformers name more or less of
+# it, so only what two configs both say is compared.
 _COMPUTES = re.compile(r"(eps|epsilon|_act|activation|_fn|_function)$|rope_|softcap|scal|multiplier|relative_")
 _HEADS = re.compile(r"^(pooler|summary|classifier)_")
 
