@@ -1,6 +1,6 @@
 """METEOR, 0 to 1: METEOR 1.5 (Denkowski & Lavie 2014), a Java program with a paraphrase table, as the official scripts
-of E2E and WebNLG run it. nltk's METEOR is the formula of 2005, whose numbers stand beside no published METEOR 1.5: where
-there is no Java, there is no METEOR.
+of E2E and WebNLG run it. nltk's METEOR is the formula of 2005, whose numbers stand beside no published METEOR 1.5, and
+so is no substitute where there is no Java.
 """
 
 from __future__ import annotations
