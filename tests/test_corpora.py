@@ -49,6 +49,12 @@ def test_a_meaning_that_is_none_is_named_with_its_row(tmp_path: Path) -> None:
         corpora.find("e2e").read(str(tmp_path))
 
 
+def test_a_message_about_e2e_names_the_papers_own_data_set_alone(tmp_path: Path) -> None:
+    """GEM's on the hub is the cleaned E2E: other rows and references than those of the papers' scores."""
+    with pytest.raises(DataError, match=r"or the hub data set tuetschek/e2e_nlg$"):
+        corpora.find("e2e").read(str(tmp_path))
+
+
 def entry(category: str, number: int, triples: list[str], texts: list[tuple[str, str]]) -> str:
     inner = "".join(f"<mtriple>{triple}</mtriple>" for triple in triples)
     lexes = "".join(f'<lex comment="{comment}" lid="Id{i}">{text}</lex>' for i, (comment, text) in enumerate(texts))

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from prefixtune import metrics
+from prefixtune import corpora, metrics
 from prefixtune.errors import ConfigError, DataError
 from prefixtune.metrics import meteor
-from prefixtune.metrics.words import coco, webnlg
+from prefixtune.metrics.words import coco, webnlg, webnlg_references
 
 # Our own sentences in E2E's manner: answers, and one reference or two.
 PAIRS = [
@@ -64,6 +64,45 @@ def test_cocos_words_are_those_of_the_java_tokenizer(text: str, words: str) -> N
 
 def test_webnlgs_words_are_cut_at_every_mark() -> None:
     assert webnlg("Café Brazil's A-10, in 2001.") == "cafe brazil ' s a - 10 , in 2001 .".split()
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [  # as Unidecode 1.4.0 gives them, which WebNLG's script runs; its words are cut afterwards
+        ("Søren Łódź Straße İstanbul Ağrı", "soren lodz strasse istanbul agri"),
+        ("Æsir œuvre Þór Ðuro Đorđe ħ ŋ", "aesir oeuvre thor duro dorde h ng"),
+        ("1987–1990", "1987 - 1990"), ("one—two", "one - - two"), ("minus −2 → 3", "minus - 2 - 3"),
+        ("‘a’ “b” „c” «d»", "' a ' \" b \" , , c \" < < d > >"), ("wait…", "wait . . ."),
+        ("20 °C, 2½ µm, £5, €6", "20 degc , 2 1 / 2 um , ps5 , eur6"), ("Ǽ Ǿ ŀ", "ae o l"), ("Ələt", "@ l @ t"),
+        ("x² ﬁve № 5", "x2 five no . 5"), ("Acme™ ©", "acme ( tm ) ( c )"), ("10 × 3 ÷ 2 · ½", "10 x 3 / 2 * 1 / 2"),
+    ],
+)  # fmt: skip
+def test_webnlgs_words_are_folded_to_ascii_as_its_script_folds_them(text: str, plain: str) -> None:
+    assert webnlg(text) == plain.split()
+
+
+def test_webnlgs_references_are_cut_before_they_are_folded() -> None:
+    """Its script folds an answer first but cuts a reference first: a mark that becomes two stays one word there."""
+    assert webnlg_references([["one—two", "Ələt …"]]) == [["one -- two", "@l@t ..."]]
+
+
+def test_an_answer_in_ascii_is_as_good_as_its_reference_with_foreign_letters() -> None:
+    answers, references = ["the years 1987-1990 of soren"], [["the years 1987–1990 of Søren"]]
+    assert metrics.score("bleu_webnlg", answers, references) == pytest.approx(100)
+    assert metrics.score("ter_webnlg", answers, references) == 0.0
+
+
+def test_latin_letters_and_marks_are_all_folded() -> None:
+    """Every character of Latin-1 and Latin Extended-A, and so every one of the real references."""
+    for number in (*range(0xA0, 0x180), 0x259, *range(0x2010, 0x2016), *range(0x2018, 0x201F), 0x2026, 0x20AC, 0x2212):
+        assert "".join(webnlg(chr(number))).isascii(), hex(number)
+
+
+def test_every_real_reference_of_webnlg_is_ascii_afterwards(shared: Path) -> None:
+    tests = corpora.find("webnlg").read(str(shared / "data" / "webnlg2017")).tests
+    texts = [row["target"] for row in tests["all"].rows]
+    assert sum(not text.isascii() for text in texts) > 42
+    assert all(" ".join(webnlg(text)).isascii() for text in texts)
 
 
 # --- BLEU, NIST, TER, chrF ---------------------------------------------------------------------------------------
@@ -164,17 +203,6 @@ def test_meteor_speaks_to_its_program_line_by_line(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv(meteor.JAR_VARIABLE, str(jar))
     assert metrics.score("meteor_webnlg", ["A b."], [["a", "b", "c", "d"]]) == 0.25
     assert (tmp_path / "log").read_text() == "SCORE ||| a ||| b ||| c ||| a b .\nEVAL ||| stats\n"
-
-
-def test_nltks_meteor_without_wordnet_is_left_out_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    import nltk.data
-
-    monkeypatch.setattr(nltk.data, "path", [])
-    scores, left_out = metrics.measure(("bleu", "meteor_wordnet"), ANSWERS, REFERENCES)
-    assert list(scores) == ["bleu"]
-    assert "nltk.downloader wordnet" in left_out["meteor_wordnet"]
-    with pytest.raises(ConfigError, match="WordNet data, which are not installed"):
-        metrics.score("meteor_wordnet", ANSWERS, REFERENCES)
 
 
 # --- BERTScore ---------------------------------------------------------------------------------------------------

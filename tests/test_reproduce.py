@@ -77,9 +77,11 @@ def test_every_experiment_can_be_made(name: str) -> None:
 def test_the_papers_figures_are_of_rows_corpora_and_metrics_that_there_are(name: str) -> None:
     experiment = reproduce.find(name)
     for figure in experiment.figures:
-        assert figure.corpus in experiment.corpora
-        assert figure.metric in corpora.find(figure.corpus).metrics
-        assert figure.arm in {arm.name for arm in experiment.arms(Cell(figure.corpus, None, BASES[0]))}
+        assert figure.size in (experiment.sizes or (None,))
+        for corpus in [figure.corpus] if figure.corpus else experiment.corpora:
+            assert corpus in experiment.corpora
+            assert figure.metric in corpora.find(corpus).metrics
+            assert figure.arm in {arm.name for arm in experiment.arms(Cell(corpus, figure.size, BASES[0]))}
 
 
 def test_the_papers_own_numbers_are_those_of_its_tables() -> None:

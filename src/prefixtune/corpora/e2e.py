@@ -20,7 +20,7 @@ class E2E(Corpus):
     task: ClassVar[str] = "text2text"
     metrics: ClassVar[tuple[str, ...]] = ("bleu_e2e", "nist", "meteor_e2e", "rouge_l_e2e", "cider")
     layout: ClassVar[str] = "trainset.csv, devset.csv and testset_w_refs.csv with the columns mr and ref"
-    hub: ClassVar[str] = "GEM/e2e_nlg or tuetschek/e2e_nlg"
+    hub: ClassVar[str] = "tuetschek/e2e_nlg"
 
     def original(self, folder: Path) -> Splits | None:
         paths = [folder / name for name in ("trainset.csv", "devset.csv", "testset_w_refs.csv")]
@@ -60,7 +60,8 @@ def _pairs(table: Table) -> Table:
         text = row.get("ref", row.get("human_reference", row.get("target")))
         if meaning is None or text is None:
             raise DataError(f"{where}: expected the columns mr and ref, got {', '.join(row)}")
-        several = row.get("references") or []  # GEM has one row a meaning in its test set
+        # GEM's version, cleaned and so not with the papers' rows, has one row a meaning in its test set.
+        several = row.get("references") or []
         source = linearised(meaning, where)
         return [{"source": source, "target": " ".join(target.split())} for target in several or [text]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,16 @@ LAYOUT = (
     "a line"
 )
 _PART = re.compile(r"\[SN\](URL|TITLE|FIRST-SENTENCE|RESTBODY)\[SN\]")
-_ADDRESS = re.compile(r"bbc\.(?:co\.uk|com)(?:/\d+/hi)?/(?:(sport)\b|news/(?:\d+/hi/)?([a-z_]+(?:-[a-z]+)*))")
+_ADDRESS = re.compile(
+    r"bbc\.(?:co\.uk|com)(?:/\d+/hi)?/(?:(sport)\b|news/(?:(?:\d+/hi/)?([a-z_]+(?:-[a-z]+)*)|\d+\b))"
+)
+NO_SECTION = "news"
+"""The topic of news whose address names no section (`bbc.co.uk/news/10622048`)."""
+_FURNITURE = frozenset({
+    "Share this with", "Email", "Facebook", "Messenger", "Twitter", "Pinterest", "WhatsApp", "Linkedin", "LinkedIn",
+    "Copy this link", "These are external links and will open in a new window",
+})  # fmt: skip
+"""Lines of the BBC's pages that are no part of an article: those, and no others, that the hub's version is without."""
 
 
 def from_files(folder: Path, need: Callable[[Path], Path]) -> Splits | None:
@@ -46,11 +56,12 @@ def from_hub(hub: Hub) -> Splits:
 
 
 def topic(url: str) -> str | None:
-    """`sport`, or the section of the news (`world`, `uk`, `business`, `health` ...); None for an address of neither."""
+    """`sport`, or the section of the news (`world`, `uk`, `business`, `health` ..., or `news` where the address names
+    none); None for an address of neither."""
     found = _ADDRESS.search(url)
     if found is None:
         return None
-    return "sport" if found[1] else re.split(r"[-_]", found[2])[0]
+    return "sport" if found[1] else re.split(r"[-_]", found[2] or NO_SECTION)[0]
 
 
 class TopicSplit(Corpus):
@@ -71,32 +82,51 @@ class TopicSplit(Corpus):
 
     def original(self, folder: Path) -> Splits | None:
         found = from_files(folder, self.need)
-        return None if found is None else by_topic(found, self.trains_on, self.tests_on)
+        return None if found is None else by_topic(self.name, found, self.trains_on, self.tests_on)
 
     def published(self, hub: Hub) -> Splits:
-        return by_topic(from_hub(hub), self.trains_on, self.tests_on)
+        return by_topic(self.name, from_hub(hub), self.trains_on, self.tests_on)
 
 
-def by_topic(splits: Splits, trained: Callable[[str], bool], tested: Callable[[str], bool]) -> Splits:
-    """Training and development articles of some topics, test articles of others. Raises DataError without addresses."""
+def by_topic(name: str, splits: Splits, trained: Callable[[str], bool], tested: Callable[[str], bool]) -> Splits:
+    """Training and development articles of some topics, test articles of others.
 
-    def some(table: Table, wanted: Callable[[str], bool]) -> Table:
-        rows = []
-        for index, row in enumerate(table.rows):
-            if row.get("url") is None:
-                raise DataError(
-                    f"{table.where(index)}: no address, so no topic; the splits by topic need the original files "
-                    f"({FOLDER}/*.summary), or a column url"
-                )
-            section = topic(row["url"])
-            rows += [row] if section is not None and wanted(section) else []
-        return numbered(f"{table.name} by topic", rows)
+    Articles of none of them, and not of sport, are counted on standard error. Raises DataError without addresses.
+    """
+    tables = (splits.train, splits.dev, splits.tests["test"])
+    parts = [_with_topics(table) for table in tables]
+    strays = [
+        row["url"]
+        for part in parts
+        for row, section in part
+        if section is None or not (section == "sport" or trained(section) or tested(section))
+    ]
+    if strays:
+        print(
+            f"prefixtune: {name}: {len(strays)} of {sum(map(len, tables))} articles are left out: their addresses tell "
+            f"no topic that it trains or tests on, as {strays[0]}",
+            file=sys.stderr,
+        )
+    train, dev, test = (
+        numbered(f"{table.name} by topic", [row for row, section in part if section is not None and wanted(section)])
+        for table, part, wanted in zip(tables, parts, (trained, trained, tested), strict=True)
+    )
+    return Splits(train, dev, {"test": test})
 
-    return Splits(some(splits.train, trained), some(splits.dev, trained), {"test": some(splits.tests["test"], tested)})
+
+def _with_topics(table: Table) -> list[tuple[Row, str | None]]:
+    for index, row in enumerate(table.rows):
+        if row.get("url") is None:
+            raise DataError(
+                f"{table.where(index)}: no address, so no topic; the splits by topic need the original files "
+                f"({FOLDER}/*.summary), or a column url"
+            )
+    return [(row, topic(row["url"])) for row in table.rows]
 
 
 def _article(path: Path) -> Row:
-    parts = _PART.split(read_text(path))
+    lines = [line for line in read_text(path).split("\n") if line not in _FURNITURE]
+    parts = _PART.split("\n".join(lines))
     found = {name: " ".join(text.split()) for name, text in zip(parts[1::2], parts[2::2], strict=True)}
     if not {"FIRST-SENTENCE", "RESTBODY"} <= found.keys():
         raise DataError(f"{path}: expected the parts [SN]FIRST-SENTENCE[SN] and [SN]RESTBODY[SN]")

@@ -1,8 +1,6 @@
-"""METEOR, 0 to 1.
-
-The official scripts of E2E and WebNLG run METEOR 1.5 (Denkowski & Lavie 2014), a Java program with a paraphrase table;
-so do `meteor_e2e` and `meteor_webnlg`. `meteor_wordnet` is nltk's METEOR of 2005, for machines without Java: another
-formula, whose numbers stand beside no published METEOR 1.5.
+"""METEOR, 0 to 1: METEOR 1.5 (Denkowski & Lavie 2014), a Java program with a paraphrase table, as the official scripts
+of E2E and WebNLG run it. nltk's METEOR is the formula of 2005, whose numbers stand beside no published METEOR 1.5, and
+so is no substitute where there is no Java.
 """
 
 from __future__ import annotations
@@ -50,36 +48,6 @@ class MeteorWebNLG(TextMetric):
 
     def score(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
         return meteor([" ".join(webnlg(answer)) for answer in answers], webnlg_references(references))
-
-
-@dataclass(frozen=True)
-class MeteorWordNet(TextMetric):
-    """nltk's METEOR (Banerjee & Lavie 2005): the mean over texts of the best reference's score."""
-
-    name: ClassVar[str] = "meteor_wordnet"
-    libraries: ClassVar[tuple[str, ...]] = ("nltk",)
-
-    def missing(self) -> str | None:
-        return super().missing() or missing_wordnet(self.name)
-
-    def score(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-        from nltk.translate.meteor_score import meteor_score
-
-        pairs = zip(answers, references, strict=True)
-        return sum(meteor_score([coco(text) for text in texts], coco(a)) for a, texts in pairs) / len(answers)
-
-
-def missing_wordnet(name: str) -> str | None:
-    """Why WordNet cannot be read; None when it can."""
-    from nltk.data import find
-
-    for place in ("corpora/wordnet.zip", "corpora/wordnet"):
-        try:
-            find(place)
-        except LookupError:
-            continue
-        return None
-    return f"{name} needs the WordNet data, which are not installed: python -m nltk.downloader wordnet"
 
 
 def missing_java(name: str) -> str | None:

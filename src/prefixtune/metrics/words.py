@@ -21,6 +21,16 @@ _COCO_SPELLING = {
     "(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "£": "#", "€": "$", '"': "''", "“": "``", "”": "''",
     "’": "'", "‘": "`", "–": "--", "—": "--",
 }  # fmt: skip
+_ASCII = str.maketrans({
+    "ø": "o", "ł": "l", "ŀ": "l", "đ": "d", "ð": "d", "þ": "th", "ß": "ss", "æ": "ae", "œ": "oe", "ı": "i", "ħ": "h",
+    "ŧ": "t", "ŋ": "ng", "ĸ": "k", "ŉ": "'n", "ə": "@", "µ": "u", "¡": "!", "¢": "c/", "£": "ps", "¤": "$?", "¥": "y=",
+    "€": "eur", "¦": "|", "§": "ss", "¨": '"', "©": "(c)", "®": "(r)", "™": "(tm)", "«": "<<", "»": ">>", "¬": "!",
+    "\xad": "", "\u200b": " ", "¯": "-", "°": "deg", "±": "+-", "´": "'", "¶": "p", "·": "*", "•": "*", "¸": ",",
+    "¼": " 1/4", "½": " 1/2", "¾": " 3/4", "⁄": "/", "¿": "?", "×": "x", "÷": "/", "№": "no. ", "−": "-", "→": "-",
+    "‐": "-", "‑": "-", "‒": "-", "–": "-", "—": "--", "―": "--", "‘": "'", "’": "'", "‚": ",", "‛": "'", "“": '"',
+    "”": '"', "„": ",,", "†": "+", "′": "'", "″": "''", "‹": "<", "›": ">",
+})  # fmt: skip
+"""What does not decompose, as unidecode (1.4) spells it; in lower case, since every one of the scores ignores it."""
 _COCO_DROPPED = {"''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"}
 
 
@@ -40,16 +50,25 @@ def coco(text: str) -> list[str]:
 
 
 def webnlg(text: str) -> list[str]:
-    """Words as WebNLG's script of 2017 counts them: cut at every character that is neither letter nor digit, ASCII,
-    lower case.
-
-    The script folds to ASCII with unidecode; here marks are taken off letters, and what has none stays as it is.
-    """
-    folded = unicodedata.normalize("NFKD", text)
-    plain = "".join(letter for letter in folded if not unicodedata.combining(letter))
-    return " ".join(re.split(r"(\W)", plain.lower())).split()
+    """Words of an answer as WebNLG's script of 2017 counts them: ASCII, lower case, cut at every character that is
+    neither letter nor digit."""
+    return " ".join(re.split(r"(\W)", _ascii(text))).split()
 
 
 def webnlg_references(references: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Up to three references a text, each as words with spaces between: more are not read by WebNLG's script."""
-    return [[" ".join(webnlg(text)) for text in texts[:3]] for texts in references]
+    """Up to three references a text, each as words with spaces between: more are not read by WebNLG's script.
+
+    The script cuts a reference before it folds it, so that a dash of two signs stays one word there.
+    """
+    return [[" ".join(_ascii(" ".join(re.split(r"(\W)", text))).split()) for text in texts[:3]] for texts in references]
+
+
+def _ascii(text: str) -> str:
+    """In lower case and ASCII, as WebNLG's script has it from unidecode.
+
+    The same for all of Latin-1 and Latin Extended-A, for other letters with marks, and for dashes, quotes and the signs
+    of `_ASCII`; what is of another script (Greek, Cyrillic ...) stays as it is, where unidecode spells it out.
+    """
+    folded = unicodedata.normalize("NFKD", text.lower().translate(_ASCII))
+    plain = "".join(letter for letter in folded if not unicodedata.combining(letter))
+    return plain.translate(_ASCII).lower()

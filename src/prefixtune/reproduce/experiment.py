@@ -104,17 +104,20 @@ class Figure:
     """One number of a paper.
 
     Args:
+        corpus: None: the mean over all corpora of the experiment.
         test: on which of the corpus's tests; None: SuperGLUE's, whose development set has two names.
         unverified: it could not be checked against the paper's own text.
+        size: training examples; None: all of them.
     """
 
     arm: str
-    corpus: str
+    corpus: str | None
     test: str | None
     metric: str
     value: float
     base: str
     unverified: bool = False
+    size: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -88,10 +88,11 @@ def metrics_of(found: Findings, cell: Cell) -> list[str]:
 def _cell_grid(found: Findings, rows: Sequence[Row]) -> Grid:
     cell = rows[0].cell
     names, tests = metrics_of(found, cell), tests_of(found, cell)
-    figures = [f for f in found.plan.experiment.figures if f.corpus == cell.corpus and f.metric in names]
-    bases = list(dict.fromkeys((f.base, f.unverified) for f in figures)) if cell.size is None else []
+    experiment = found.plan.experiment
+    figures = [f for f in experiment.figures if (f.corpus, f.size) == (cell.corpus, cell.size) and f.metric in names]
+    bases = list(dict.fromkeys((f.base, f.unverified) for f in figures))
     columns = ["row", *(["test"] if len(tests) > 1 else []), *names]
-    columns += [f"paper, {base}" + (" (unverified)" if unverified else "") for base, unverified in bases]
+    columns += [_paper(*base) for base in bases]
     columns += ["trained", "stored", "% of base", *(["seconds", "chosen"] if cell.corpus else [])]
     lines = []
     for row in rows:
@@ -109,6 +110,11 @@ def _cell_grid(found: Findings, rows: Sequence[Row]) -> Grid:
             lines.append([*line, *_sizes(row), *(_cost(row) if cell.corpus else [])])
     size = "" if cell.size is None else f", {cell.size} training examples"
     return Grid(f"{cell.corpus}{size}" if cell.corpus else "parameters", columns, lines)
+
+
+def _paper(base: str, unverified: bool) -> str:
+    """The name of a column of the paper's own figures."""
+    return f"paper, {base}" + (" (unverified)" if unverified else "")
 
 
 def _sizes(row: Row) -> list[str]:
@@ -133,19 +139,46 @@ def _means(found: Findings) -> list[Grid]:
         if names := metrics_of(found, cell):
             groups.setdefault((names[0], cell.size), []).append(cell)
     tables = []
+    names_of_rows = list(dict.fromkeys(row.arm.name for row in found.rows))
     for (metric, size), cells in groups.items():
         if len(cells) < 2:
             continue
+        theirs = _paper_means(found, cells, metric)
         lines = []
-        for name in dict.fromkeys(row.arm.name for row in found.rows):
-            rows = {row.cell: row for row in found.rows if row.arm.name == name}
-            scores = [measured(rows[cell], tests_of(found, cell)[-1], metric) for cell in cells if cell in rows]
-            if len(scores) == len(cells) and all(scores):
-                lines.append([name, f"{statistics.mean(score.mean for score in scores if score):.2f}"])
-        told = ", ".join(str(cell.corpus) for cell in cells)
+        for name in names_of_rows:
+            if (ours := _mean(found, cells, name, metric)) is not None:
+                told = [f"{round(means[name], 2):g}" if name in means else "–" for means in theirs.values()]
+                lines.append([name, f"{ours:.2f}", *told])
+        over = ", ".join(str(cell.corpus) for cell in cells)
         few = "" if size is None else f", {size} training examples"
-        tables.append(Grid(f"mean over {told}{few}", ["row", metric], lines))
+        tables.append(Grid(f"mean over {over}{few}", ["row", metric, *theirs], lines))
     return tables
+
+
+def _mean(found: Findings, cells: Sequence[Cell], name: str, metric: str) -> float | None:
+    """The mean of a row over cells; None unless every one has a score of it."""
+    rows = {row.cell: row for row in found.rows if row.arm.name == name}
+    scores = [measured(rows[cell], tests_of(found, cell)[-1], metric) for cell in cells if cell in rows]
+    known = [score.mean for score in scores if score]
+    return statistics.mean(known) if len(known) == len(cells) else None
+
+
+def _paper_means(found: Findings, cells: Sequence[Cell], metric: str) -> dict[str, dict[str, float]]:
+    """By column and row: what the paper has as its mean over all corpora of the experiment where these are they, else
+    the mean of its figures of these corpora where it has them all."""
+    experiment = found.plan.experiment
+    tests = {cell.corpus: tests_of(found, cell)[-1] for cell in cells}
+    values: dict[tuple[str, str], dict[str | None, float]] = {}
+    for f in experiment.figures:
+        if (f.metric, f.size) == (metric, cells[0].size) and f.test in (tests.get(f.corpus), None):
+            values.setdefault((_paper(f.base, f.unverified), f.arm), {})[f.corpus] = f.value
+    means: dict[str, dict[str, float]] = {}
+    for (column, arm), one in values.items():
+        if None in one and set(tests) == set(experiment.corpora):
+            means.setdefault(column, {})[arm] = one[None]
+        elif set(tests) <= set(one):
+            means.setdefault(column, {})[arm] = statistics.mean(one[corpus] for corpus in tests)
+    return means
 
 
 def caption(found: Findings) -> list[str]:
