@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from prefixtune.corpora.corpus import Splits, numbered
+from prefixtune.corpora.corpus import Splits, numbered, text_in, whole_in
 from prefixtune.corpora.superglue import SuperGlue, files, truth
 from prefixtune.errors import DataError
 from prefixtune.tasks.readers import Row, Table
@@ -32,6 +32,7 @@ class Wsc(SuperGlue):
     layout: ClassVar[str] = files("WSC")
     folder: ClassVar[str] = "WSC"
     subset: ClassVar[str | None] = "wsc.fixed"
+    columns: ClassVar[str | None] = "text, target with span1_text, span1_index, span2_text and span2_index, and label"
 
     def original(self, folder: Path) -> Splits | None:
         found = super().original(folder)
@@ -44,10 +45,10 @@ class Wsc(SuperGlue):
 
     def rows(self, row: Row, where: str) -> list[Row]:
         given = row.get("target", row)  # the hub has the spans in columns of their own
-        spans = [
-            characters(row["text"], given[f"span{i}_text"], int(given[f"span{i}_index"]), where) for i in (1, 2)
-        ]
-        return [{"text": row["text"], "spans": spans, "label": truth(row["label"])}]
+        text = text_in(row, "text", where)
+        words = [(text_in(given, f"span{i}_text", where), whole_in(given, f"span{i}_index", where)) for i in (1, 2)]
+        spans = [characters(text, span, word, where) for span, word in words]
+        return [{"text": text, "spans": spans, "label": truth(row, where)}]
 
 
 def _dealt(train: Table, dev: Table) -> tuple[Table, Table]:
