@@ -18,6 +18,7 @@ class SuperGlue(Corpus):
     `data` is the folder of all tasks or of this one. With `dev32.jsonl` in it (FewGLUE_32dev), training and development
     are its 32 rows each and the official validation set is the test, `tests["val"]`. Otherwise the validation set is
     the development set, which is what papers report: `tests["dev"]`; the labels of the official test set are hidden.
+    With `validation.jsonl` in place of `val.jsonl` it is the hub's data set that was saved as JSONL.
     """
 
     folder: ClassVar[str]
@@ -30,6 +31,8 @@ class SuperGlue(Corpus):
         home = folder / self.folder if (folder / self.folder).is_dir() else folder
         if not (home / "train.jsonl").is_file() and not (home / "val.jsonl").is_file():
             return None
+        if (home / "validation.jsonl").is_file() and not (home / "val.jsonl").is_file():
+            return self.published(Hub(str(home), self.subset))  # no original: the hub's, saved as JSONL
         train, val = (self._read(home / f"{split}.jsonl") for split in ("train", "val"))
         if (home / "dev32.jsonl").is_file():
             return Splits(train, self._read(home / "dev32.jsonl"), {"val": val})
