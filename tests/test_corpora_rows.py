@@ -13,7 +13,9 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from prefixtune import corpora
 from prefixtune.cli import main
 from prefixtune.corpora import wsc
+from prefixtune.corpora.corpus import converted
 from prefixtune.errors import DataError
+from prefixtune.tasks import Table
 
 # --- the spans of WSC --------------------------------------------------------------------------------------------
 
@@ -229,12 +231,16 @@ def test_an_empty_text_of_e2e_is_named_with_its_row(tmp_path: Path, line: str, t
         corpora.find("e2e").read(str(tmp_path))
 
 
-def test_whatever_a_row_makes_fail_is_one_line_that_names_the_row(tmp_path: Path) -> None:
-    for split in ("train", "dev", "test"):
-        row = {"tokens": ["a"], "entities": [{"start": "x", "end": 1, "type": "Peop"}]}
-        Dataset.from_list([row]).to_parquet(str(tmp_path / f"{split}.parquet"))
-    with pytest.raises(DataError, match=r"line 1: malformed \(.*\); it has tokens, entities"):
-        corpora.find("conll04").read(str(tmp_path))
+@pytest.mark.parametrize("error", [TypeError, ValueError, AttributeError, IndexError])
+def test_whatever_a_row_makes_fail_is_one_line_that_names_the_row(error: type[Exception]) -> None:
+    def change(row: dict[str, Any], where: str) -> list[dict[str, Any]]:
+        raise error("two\nlines")
+
+    table = Table("data", [{"a": 1, "b": 2}], [7])
+    with pytest.raises(DataError, match=r"^data, line 7: malformed \(two lines\); it has a, b$"):
+        converted(table, change)
+    with pytest.raises(DataError, match=r"^data, line 7: malformed \(two lines\); expected c$"):
+        converted(table, change, "c")
 
 
 def test_a_malformed_row_ends_the_command_with_two_and_one_line(
