@@ -9,6 +9,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
 
 from prefixtune import corpora
+from prefixtune.corpora.superglue import SuperGlue
 from prefixtune.errors import DataError
 
 TEXT, NUMBER = Value("string"), Value("int32")
@@ -208,3 +209,26 @@ def test_a_split_that_is_missing_is_named_with_those_that_there_are(tmp_path: Pa
 def test_what_is_neither_a_folder_nor_on_the_hub_is_named() -> None:
     with pytest.raises(DataError, match="'nobody/nothing' is no folder here and could not be had from the hub"):
         corpora.find("xsum").read("nobody/nothing")
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if isinstance(corpora.find(name), SuperGlue)])
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_superglue_of_the_hub_that_was_saved_as_jsonl_is_no_original(tmp_path: Path, name: str, inside: bool) -> None:
+    rows, features, _ = CASES[name]
+    corpus = corpora.find(name)
+    assert isinstance(corpus, SuperGlue)
+    home = tmp_path / corpus.folder if inside else tmp_path
+    home.mkdir(exist_ok=True)
+    for split in ("train", "validation", "test"):
+        Dataset.from_list(rows, features=features).to_json(str(home / f"{split}.jsonl"))
+    found = corpus.read(str(tmp_path))
+    numbers = {"cb": "2", "rte": "1"}  # such files have the numbers of classes, not their names
+    wanted = [{**row, "label": numbers.get(name, row["label"])} for row in CASES[name][2]]
+    assert [{**row, "label": type(wanted[0]["label"])(row["label"])} for row in found.train.rows] == wanted
+    assert found.dev.rows == found.tests["dev"].rows == found.train.rows
+
+
+def test_files_that_are_partly_superglues_are_still_named_with_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"question": "q", "passage": "p", "label": true}\n')
+    with pytest.raises(DataError, match="there is no file .*val.jsonl"):
+        corpora.find("boolq").read(str(tmp_path))

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 import tiny
+from test_reproduce import tiny_experiment
 
+from prefixtune.errors import DataError
 from prefixtune.reproduce import material
+from prefixtune.reproduce.options import Options
 from prefixtune.tasks import Table
 from prefixtune.tasks.text2text import grouped
 
@@ -143,3 +146,47 @@ def test_the_corpus_scores_answers_as_the_paper_does(place: Path) -> None:
     assert scores["entity_precision"] == 1
 
 
+
+
+def test_each_corpus_is_read_from_the_first_plain_folder_that_holds_its_files(place: Path, tmp_path: Path) -> None:
+    experiment = tiny_experiment(corpora=("conll04", "e2e"))
+    (tmp_path / "empty").mkdir()
+    for folders in (("e2e", "conll04"), ("conll04", "e2e"), ("empty", "conll04", "e2e")):
+        given = [str(tmp_path / name if name == "empty" else place / name) for name in folders]
+        places = material.folders(experiment, Options(model="m", data=given))
+        found = {name: material.read(name, home, None) for name, home in places.items()}
+        for name, read in found.items():
+            alone = material.read(name, material.Place(str(place / name), own=True), None)
+            assert read.train.rows == alone.train.rows and read.tests["test"].rows == alone.tests["test"].rows
+    alone = Options(model="m", data=[str(tmp_path / "empty"), str(place / "e2e")], corpora=["e2e"])
+    ((name, home),) = material.folders(experiment, alone).items()
+    assert material.read(name, home, None).train.rows == found["e2e"].train.rows
+
+
+def test_a_folder_of_another_corpus_with_files_of_the_same_names_is_passed_over(tmp_path: Path) -> None:
+    rows = {
+        "copa": {"premise": "P.", "choice1": "a", "choice2": "b", "question": "cause", "label": 1},
+        "boolq": {"question": "q", "passage": "p", "label": True},
+    }
+    for name, row in rows.items():
+        (tmp_path / f"of {name}").mkdir()
+        for split in ("train", "val"):
+            tiny.jsonl(tmp_path / f"of {name}" / f"{split}.jsonl", [row, {**row, "label": 0}] * 20)
+    given = [str(tmp_path / f"of {name}") for name in rows]
+    places = material.folders(tiny_experiment(corpora=tuple(rows)), Options(model="m", data=given))
+    assert material.read("boolq", places["boolq"], None).tests["dev"].rows[0]["text"] == "q"
+    assert material.read("copa", places["copa"], None).tests["dev"].rows[0]["text"] == "P. because"
+    with pytest.raises(DataError, match=r"of copa.train.jsonl, line 1: .*; .*of boolq.train.jsonl, line 1: "):
+        material.read("wic", places["copa"], None)
+
+
+@pytest.mark.parametrize("wanted", [["conll04"], ["conll04", "e2e"]])
+def test_where_no_plain_folder_holds_a_corpus_all_of_them_are_named(tmp_path: Path, wanted: list[str]) -> None:
+    folders = [str(tmp_path / name) for name in ("one", "two")]
+    for folder in folders:
+        Path(folder).mkdir()
+    experiment = tiny_experiment(corpora=("conll04", "e2e"))
+    places = material.folders(experiment, Options(model="m", data=folders, corpora=wanted))
+    with pytest.raises(DataError, match="holds? no files of conll04") as caught:
+        material.read("conll04", places["conll04"], None)
+    assert all(folder in str(caught.value) for folder in folders)

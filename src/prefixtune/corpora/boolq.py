@@ -18,4 +18,4 @@ class BoolQ(SuperGlue):
     subset: ClassVar[str | None] = "boolq"
 
     def rows(self, row: Row, where: str) -> list[Row]:
-        return [{"text": row["question"], "text_pair": row["passage"], "label": truth(row["label"])}]
+        return [{"text": row["question"], "text_pair": row["passage"], "label": truth(row, where)}]

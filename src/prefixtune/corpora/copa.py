@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from prefixtune.corpora.corpus import shown, text_in
 from prefixtune.corpora.superglue import SuperGlue, files
 from prefixtune.errors import DataError
 from prefixtune.tasks.readers import Row
@@ -22,8 +23,12 @@ class Copa(SuperGlue):
     subset: ClassVar[str | None] = "copa"
 
     def rows(self, row: Row, where: str) -> list[Row]:
-        if row["question"] not in _JOINS:
-            raise DataError(f"{where}: the question is {row['question']!r}; expected cause or effect")
-        text = f"{row['premise']} {_JOINS[row['question']]}"
+        if str(row["question"]) not in _JOINS:
+            raise DataError(f"{where}: the question is {shown(row['question'])}; expected cause or effect")
+        if row["label"] is None:
+            raise DataError(f"{where}: no value for the column 'label'; expected 0 or 1")
+        if isinstance(row["label"], dict | list):
+            raise DataError(f"{where}: the label is {shown(row['label'])}; expected 0 or 1")
+        text = f"{text_in(row, 'premise', where)} {_JOINS[row['question']]}"
         label = _RIGHT.get(row["label"], row["label"])  # the hub names its classes
         return [{"text": text, "choices": [row["choice1"], row["choice2"]], "label": label}]

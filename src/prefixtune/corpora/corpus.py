@@ -6,7 +6,7 @@ import abc
 import contextlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -149,8 +149,12 @@ def _references(task: str, table: Table) -> list[Any]:
     return [row["label"] for row in table.rows]
 
 
-def converted(table: Table, change: Any) -> Table:
-    """The table with `change(row, where)`, a list of rows, in the place of each row. Missing columns are named."""
+def converted(table: Table, change: Any, expected: str | None = None) -> Table:
+    """The table with `change(row, where)`, a list of rows, in the place of each row.
+
+    Raises DataError for a row that cannot be changed: a missing column is named, and of a row of another form it is
+    said what was `expected` (None: the columns that it has).
+    """
     rows: list[Row] = []
     lines: list[int] = []
     for index, row in enumerate(table.rows):
@@ -160,6 +164,12 @@ def converted(table: Table, change: Any) -> Table:
             raise DataError(
                 f"{table.where(index)}: no column {error.args[0]!r}; it has {', '.join(map(str, row))}"
             ) from error
+        except DataError:  # a ValueError, which tells already what is wrong
+            raise
+        except (TypeError, ValueError, AttributeError, IndexError) as error:
+            wanted = f"it has {', '.join(map(str, row))}" if expected is None else f"expected {expected}"
+            reason = " ".join(str(error).split())
+            raise DataError(f"{table.where(index)}: malformed ({reason}); {wanted}") from error
         rows += found
         lines += [table.lines[index]] * len(found)
     return Table(table.name, rows, lines)
@@ -186,6 +196,35 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}, line {error.lineno}: not valid JSON ({error.msg} at column {error.colno})") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it first") from error
+
+
+def text_in(row: Mapping[str, Any], name: str, where: str) -> str:
+    """The text in the column `name`. Raises DataError for anything else, which would end up in a text as it is."""
+    if not isinstance(row[name], str):
+        raise DataError(f"{where}: {name} is {shown(row[name])}; expected a text")
+    return str(row[name])
+
+
+def whole_in(row: Mapping[str, Any], name: str, where: str) -> int:
+    """The whole number in the column `name`, or the text of one."""
+    value = row[name]
+    text = "" if isinstance(value, bool) else str(value).strip()
+    if not re.fullmatch(r"[+-]?[0-9]+", text.removesuffix(".0") if isinstance(value, float) else text):
+        raise DataError(f"{where}: {name} is {shown(value)}; expected a whole number")
+    return int(value)
+
+
+def pair(source: str, target: str, where: str) -> Row:
+    """A row of text to text. Raises DataError when either is empty: there is nothing to read, or nothing to learn."""
+    for name, text in (("source", source), ("target", target)):
+        if not text.strip():
+            raise DataError(f"{where}: the {name} is empty; expected a text, or no such row")
+    return {"source": source, "target": target}
+
+
+def shown(value: Any) -> str:
+    """A value as JSON has it, for messages."""
+    return json.dumps(value, ensure_ascii=False, default=str)[:60]
 
 
 def one_line(text: str) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from prefixtune.corpora.corpus import Corpus, Hub, Splits, converted, numbered, one_line, read_json
+from prefixtune.corpora.corpus import Corpus, Hub, Splits, converted, one_line, pair, shown, text_in
 from prefixtune.errors import DataError
-from prefixtune.tasks.readers import Row, Table
+from prefixtune.tasks.readers import Row, Table, read
 
 
 class Dart(Corpus):
@@ -29,7 +29,7 @@ class Dart(Corpus):
         for split, paths in found.items():
             if len(paths) != 1:
                 raise DataError(f"dart: {len(paths)} files {folder}/dart-*-full-{split}.json; expected {self.layout}")
-        train, dev, test = (_pairs(numbered(str(path), read_json(path))) for (path,) in found.values())
+        train, dev, test = (_pairs(read(str(path))) for (path,) in found.values())
         return Splits(train, dev, {"test": test})
 
     def published(self, hub: Hub) -> Splits:
@@ -40,11 +40,26 @@ class Dart(Corpus):
 def _pairs(table: Table) -> Table:
     def pairs(row: Row, where: str) -> list[Row]:
         triples, given = row["tripleset"], row["annotations"]
-        texts = given["text"] if isinstance(given, dict) else [annotation["text"] for annotation in given]
-        if any(len(triple) != 3 for triple in triples):
-            raise DataError(f"{where}: {triples!r} are no triples; expected [subject, relation, object]")
+        if not _are_triples(triples):
+            raise DataError(f"{where}: {shown(triples)} are no triples; expected [subject, relation, object]")
+        if isinstance(given, dict):  # the hub has lists by column
+            given = [{"text": text} for text in _listed(given["text"])]
+        texts = [one_line(text_in(annotation, "text", where)) for annotation in _listed(given)]
         # As Prefix-Tuning's code: the relation in lower case, bars between triples and none before the first.
         source = " | ".join(f"{subject} : {relation.lower()} : {thing}" for subject, relation, thing in triples)
-        return [{"source": source, "target": one_line(text)} for text in texts]
+        return [pair(source, text, where) for text in texts]
 
-    return converted(table, pairs)
+    return converted(table, pairs, "tripleset and annotations, each with a text")
+
+
+def _are_triples(value: Any) -> bool:
+    def is_triple(item: Any) -> bool:
+        return isinstance(item, list) and len(item) == 3 and all(isinstance(part, str) for part in item)
+
+    return isinstance(value, list) and bool(value) and all(is_triple(item) for item in value)
+
+
+def _listed(value: Any) -> list[Any]:
+    if not isinstance(value, list):  # a text would pass for a list of letters
+        raise TypeError(f"{shown(value)} is no list")
+    return value

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import ClassVar
 
-from prefixtune.corpora.corpus import Corpus, Hub, Splits, converted
+from prefixtune.corpora.corpus import Corpus, Hub, Splits, converted, pair
 from prefixtune.errors import DataError
 from prefixtune.tasks.readers import Row, Table, read
 
@@ -55,7 +55,7 @@ def _apart(value: str) -> str:
 
 
 def _pairs(table: Table) -> Table:
-    def pair(row: Row, where: str) -> list[Row]:
+    def pairs(row: Row, where: str) -> list[Row]:
         meaning = row.get("mr", row.get("meaning_representation"))
         text = row.get("ref", row.get("human_reference", row.get("target")))
         if meaning is None or text is None:
@@ -63,6 +63,6 @@ def _pairs(table: Table) -> Table:
         # GEM's version, cleaned and so not with the papers' rows, has one row a meaning in its test set.
         several = row.get("references") or []
         source = linearised(meaning, where)
-        return [{"source": source, "target": " ".join(target.split())} for target in several or [text]]
+        return [pair(source, " ".join(target.split()), where) for target in several or [text]]
 
-    return converted(table, pair)
+    return converted(table, pairs)

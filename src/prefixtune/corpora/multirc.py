@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from prefixtune.corpora.corpus import text_in
 from prefixtune.corpora.superglue import SuperGlue, files, truth
 from prefixtune.tasks.readers import Row
 
@@ -18,22 +19,23 @@ class MultiRC(SuperGlue):
     layout: ClassVar[str] = files("MultiRC")
     folder: ClassVar[str] = "MultiRC"
     subset: ClassVar[str | None] = "multirc"
+    columns: ClassVar[str | None] = "passage with text and questions: a question, and its answers with text and label"
 
     def rows(self, row: Row, where: str) -> list[Row]:
         if "passage" not in row:  # the hub has one row an answer
             number = f"{row['idx']['paragraph']}.{row['idx']['question']}"
-            return [_answer(row["paragraph"], row["question"], row["answer"], row["label"], number)]
+            paragraph, question, answer = (text_in(row, name, where) for name in ("paragraph", "question", "answer"))
+            return [_answer(paragraph, question, answer, truth(row, where), number)]
+        paragraph = text_in(row["passage"], "text", where)
         return [
-            _answer(row["passage"]["text"], question["question"], answer["text"], answer["label"],
-                    f"{row['idx']}.{question['idx']}")
+            _answer(paragraph, text_in(question, "question", where), text_in(answer, "text", where),
+                    truth(answer, where), f"{row['idx']}.{question['idx']}")
             for question in row["passage"]["questions"]
             for answer in question["answers"]
         ]  # fmt: skip
 
 
-def _answer(paragraph: str, question: str, answer: str, label: object, number: str) -> Row:
-    name = truth(label)
+def _answer(paragraph: str, question: str, answer: str, label: str, number: str) -> Row:
     return {
-        "text": paragraph, "text_pair": f"{question} {answer}", "question_id": number,
-        "label": _NUMBERS.get(name, name),
+        "text": paragraph, "text_pair": f"{question} {answer}", "question_id": number, "label": _NUMBERS[label],
     }  # fmt: skip

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from prefixtune.corpora.corpus import Corpus, Hub, Splits, converted
+from prefixtune.corpora.corpus import Corpus, Hub, Splits, converted, pair
 from prefixtune.errors import DataError
 from prefixtune.tasks.readers import Row, Table, read
 
@@ -33,9 +33,13 @@ class SciTLDR(Corpus):
 
 def _pairs(table: Table) -> Table:
     def pairs(row: Row, where: str) -> list[Row]:
-        if not isinstance(row["source"], list) or not isinstance(row["target"], list):
+        if not _are_sentences(row["source"]) or not _are_sentences(row["target"]):
             raise DataError(f"{where}: expected lists of sentences in source and target")
         source = " ".join(" ".join(row["source"]).split())
-        return [{"source": source, "target": text.strip()} for text in row["target"]]
+        return [pair(source, text.strip(), where) for text in row["target"]]
 
     return converted(table, pairs)
+
+
+def _are_sentences(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)

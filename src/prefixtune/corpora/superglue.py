@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from prefixtune.corpora.corpus import Corpus, Hub, Splits, converted
+from prefixtune.corpora.corpus import Corpus, Hub, Splits, converted, shown
+from prefixtune.errors import DataError
 from prefixtune.tasks.readers import Row, Table, read
 
 
@@ -16,23 +18,28 @@ class SuperGlue(Corpus):
     `data` is the folder of all tasks or of this one. With `dev32.jsonl` in it (FewGLUE_32dev), training and development
     are its 32 rows each and the official validation set is the test, `tests["val"]`. Otherwise the validation set is
     the development set, which is what papers report: `tests["dev"]`; the labels of the official test set are hidden.
+    With `validation.jsonl` in place of `val.jsonl` it is the hub's data set that was saved as JSONL.
     """
 
     folder: ClassVar[str]
     """The name of its folder."""
+    columns: ClassVar[str | None] = None
+    """What a row has, for messages; None where its own columns tell enough."""
     hub: ClassVar[str] = "aps/super_glue"
 
     def original(self, folder: Path) -> Splits | None:
         home = folder / self.folder if (folder / self.folder).is_dir() else folder
         if not (home / "train.jsonl").is_file() and not (home / "val.jsonl").is_file():
             return None
+        if (home / "validation.jsonl").is_file() and not (home / "val.jsonl").is_file():
+            return self.published(Hub(str(home), self.subset))  # no original: the hub's, saved as JSONL
         train, val = (self._read(home / f"{split}.jsonl") for split in ("train", "val"))
         if (home / "dev32.jsonl").is_file():
             return Splits(train, self._read(home / "dev32.jsonl"), {"val": val})
         return Splits(train, val, {"dev": val})
 
     def published(self, hub: Hub) -> Splits:
-        train, dev = (converted(hub.table(split), self.rows) for split in ("train", "validation"))
+        train, dev = (converted(hub.table(split), self.rows, self.columns) for split in ("train", "validation"))
         return Splits(train, dev, {"dev": dev})
 
     @abc.abstractmethod
@@ -40,7 +47,7 @@ class SuperGlue(Corpus):
         """A row of the official file or of the hub as rows of the task."""
 
     def _read(self, path: Path) -> Table:
-        return converted(read(str(self.need(path))), self.rows)
+        return converted(read(str(self.need(path))), self.rows, self.columns)
 
 
 def files(folder: str) -> str:
@@ -48,6 +55,18 @@ def files(folder: str) -> str:
     return f"{folder}/train.jsonl and {folder}/val.jsonl (SuperGLUE), and {folder}/dev32.jsonl (FewGLUE_32dev)"
 
 
-def truth(value: object) -> str:
-    """`true` or `false`, as JSON has it (a boolean) and as the hub has it (a class of that name)."""
-    return str(value).lower()
+_TRUTHS = {"true": "true", "false": "false", "1": "true", "0": "false"}
+
+
+def truth(row: Mapping[str, Any], where: str) -> str:
+    """The label, `true` or `false`: JSON has a boolean, the hub a class of that name, and some files 1 and 0.
+
+    Raises DataError for anything else. The official test sets have no label, and the hub has -1 there.
+    """
+    value = row["label"]
+    if value is None:
+        raise DataError(f"{where}: no value for the column 'label'; expected true or false")
+    name = str(value).lower()
+    if name not in _TRUTHS:
+        raise DataError(f"{where}: the label is {shown(value)}; expected true or false")
+    return _TRUTHS[name]

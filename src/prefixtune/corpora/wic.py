@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from prefixtune.corpora.corpus import whole_in
 from prefixtune.corpora.superglue import SuperGlue, files, truth
 from prefixtune.tasks.readers import Row
 
@@ -21,12 +22,13 @@ class WiC(SuperGlue):
     subset: ClassVar[str | None] = "wic"
 
     def rows(self, row: Row, where: str) -> list[Row]:
+        spans = [[whole_in(row, f"{side}{number}", where) for side in ("start", "end")] for number in (1, 2)]
         return [
             {
                 "text": row["sentence1"],
-                "spans": [[int(row["start1"]), int(row["end1"])]],
+                "spans": spans[:1],
                 "text_pair": row["sentence2"],
-                "spans_pair": [[int(row["start2"]), int(row["end2"])]],
-                "label": truth(row["label"]),
+                "spans_pair": spans[1:],
+                "label": truth(row, where),
             }
         ]

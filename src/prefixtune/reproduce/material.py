@@ -79,10 +79,14 @@ class Material:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a corpus is to be read from: a folder of its `own` (or a hub id), or one that may hold others instead."""
+    """Where a corpus is to be read from: a folder of its `own` (or a hub id), or one that may hold others instead.
+
+    Of `data` and the folders `beside` it, which are as good, the first that holds the corpus is the one.
+    """
 
     data: str
     own: bool
+    beside: tuple[str, ...] = ()
 
 
 def folders(experiment: Experiment, options: Options) -> dict[str, Place]:
@@ -108,7 +112,7 @@ def folders(experiment: Experiment, options: Options) -> dict[str, Place]:
         if own := named.get(name) or next(iter(inside), None):
             found[name] = Place(own, own=True)
         elif plain:
-            found[name] = Place(plain[0], own=len(wanted) == 1)
+            found[name] = Place(plain[0], own=len(wanted) == 1, beside=tuple(plain[1:]))
         elif options.corpora:
             raise ConfigError(f"no data given for {name}; name its folder with --data {name}=FOLDER")
     return found
@@ -125,11 +129,7 @@ def read(
     before what the corpus says; `bertscore` is the model of that metric. Raises DataError when the corpus is not there.
     """
     found = corpora.find(corpus)
-    splits = found.read(place.data) if place.own else found.original(Path(place.data))
-    if splits is None:
-        raise DataError(
-            f"{place.data} holds no files of {corpus} ({found.layout}); name its folder with --data {corpus}=FOLDER"
-        )
+    splits = _splits(found, place)
     own = {field.name for field in fields(RunConfig)}
     settings = {name: value for name, value in found.options.items() if name in own}
     task = tasks.find(found.task).learn(splits.train, **{**found.options, **(recipe or {})})
@@ -149,6 +149,26 @@ def read(
     return Material(
         corpus, task, names, settings, train, dev, dict(zip(splits.tests, tests, strict=True)),
         held_out,
+    )
+
+
+def _splits(corpus: corpora.Corpus, place: Place) -> corpora.Splits:
+    """The splits of the first folder that holds the corpus's files. Raises DataError, which names all, for none."""
+    places = (place.data, *place.beside)
+    refused = []  # a folder of another corpus may have files of the same names
+    for data in places:
+        try:
+            splits = corpus.read(data) if place.own else corpus.original(Path(data))
+        except DataError as error:
+            refused.append(error)
+            continue
+        if splits is not None:
+            return splits
+    if refused:
+        raise DataError("; ".join(map(str, refused))) from refused[0]
+    raise DataError(
+        f"{' and '.join(places)} {'hold' if place.beside else 'holds'} no files of {corpus.name} ({corpus.layout}); "
+        f"name its folder with --data {corpus.name}=FOLDER"
     )
 
 
