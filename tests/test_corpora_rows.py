@@ -12,7 +12,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from prefixtune import corpora
 from prefixtune.cli import main
-from prefixtune.corpora import wsc
+from prefixtune.corpora import news, wsc
 from prefixtune.corpora.corpus import converted
 from prefixtune.errors import DataError
 from prefixtune.tasks import Table
@@ -252,3 +252,13 @@ def test_a_malformed_row_ends_the_command_with_two_and_one_line(
     assert main(["reproduce", "apt", *argv]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("prefixtune: ")]
     assert len(lines) == 1 and "train.jsonl, line 2: start1 is null; expected a whole number" in lines[0]
+
+
+@pytest.mark.parametrize(
+    "content", [["1"], None, 3, {"train": None, "validation": ["1"], "test": ["1"]}, {"train": ["1"]}], ids=str
+)
+def test_a_file_of_xsums_splits_of_another_form_is_refused(tmp_path: Path, content: Any) -> None:
+    (tmp_path / news.FOLDER).mkdir()
+    (tmp_path / news.SPLITS).write_text(json.dumps(content))
+    with pytest.raises(DataError, match="90-5-5.json: no list of articles in (train|validation)"):
+        corpora.find("xsum").read(str(tmp_path))

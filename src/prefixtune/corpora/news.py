@@ -35,7 +35,7 @@ _FURNITURE = frozenset({
 def from_files(folder: Path, need: Callable[[Path], Path]) -> Splits | None:
     """The splits of a folder; None when it has neither form of files. Rows have `url` where the files tell it."""
     if (folder / SPLITS).is_file() or (folder / FOLDER).is_dir():
-        ids = read_json(need(folder / SPLITS))
+        ids = _ids(need(folder / SPLITS))
         train, dev, test = (
             numbered(f"{folder} ({split})", [_article(need(folder / FOLDER / f"{i}.summary")) for i in ids[split]])
             for split in ("train", "validation", "test")
@@ -122,6 +122,15 @@ def _with_topics(table: Table) -> list[tuple[Row, str | None]]:
                 f"({FOLDER}/*.summary), or a column url"
             )
     return [(row, topic(row["url"])) for row in table.rows]
+
+
+def _ids(path: Path) -> dict[str, list[str]]:
+    """The numbers of the articles of each split. Raises DataError when the file has not a list for each."""
+    found = read_json(path)
+    for split in ("train", "validation", "test"):
+        if not isinstance(found, dict) or not isinstance(found.get(split), list):
+            raise DataError(f"{path}: no list of articles in {split}; expected an object of train, validation and test")
+    return found
 
 
 def _article(path: Path) -> Row:
