@@ -39,6 +39,8 @@ class Identity:
         kinds = {"name": str, "model_type": str, "shape": str, "fingerprints": dict}
         if not isinstance(given, dict) or not all(isinstance(given.get(key), kind) for key, kind in kinds.items()):
             raise ValueError(f"expected a mapping with {', '.join(kinds)}, got {str(given)[:60]}")
+        if not all(isinstance(digest, str) for digest in given["fingerprints"].values()):
+            raise ValueError(f"expected fingerprints that are texts, got {str(given['fingerprints'])[:60]}")
         return cls(**{key: given[key] for key in kinds})
 
     def named(self) -> str:
