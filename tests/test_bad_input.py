@@ -15,6 +15,7 @@ from test_reproduce import tiny_experiment
 import prefixtune as pt
 from prefixtune import reproduce, tasks
 from prefixtune.cli import main
+from prefixtune.cli.inspection import describe
 from prefixtune.errors import CheckpointError, ConfigError, DataError
 from prefixtune.probe.lengths import VariablePrefix, train_command
 from prefixtune.reproduce import runner
@@ -264,18 +265,111 @@ def _offset(header: dict[str, Any]) -> None:
     header["position_offset"] = 3
 
 
-@pytest.mark.parametrize("change", [_task, _no_kind, _length, _decoding, _metadata, _offset])
+def _columns(header: dict[str, Any]) -> None:
+    header["metadata"]["columns"] = [1]
+
+
+def _column(header: dict[str, Any]) -> None:
+    header["metadata"]["columns"] = {"source": [1]}
+
+
+def _fingerprints(header: dict[str, Any]) -> None:
+    header["base_model"]["fingerprints"] = {"float32": 3}
+
+
+def _separator(header: dict[str, Any]) -> None:
+    header["metadata"]["task"]["separator"] = 3
+
+
+def _end_token(header: dict[str, Any]) -> None:
+    header["metadata"]["task"]["end_token"] = 3
+
+
+def _target_length(header: dict[str, Any]) -> None:
+    header["metadata"]["task"]["max_target_length"] = 2.5
+
+
+def _beams(header: dict[str, Any]) -> None:
+    header["metadata"]["decoding"]["beams"] = 1.5
+
+
+def _task_number(header: dict[str, Any]) -> None:
+    header["metadata"]["task"] = 3
+
+
+def _offset_text(header: dict[str, Any]) -> None:
+    header["position_offset"] = {"decoder": "x"}
+
+
+def _true_length(header: dict[str, Any]) -> None:
+    header["slots"]["decoder.0"] = True
+
+
+def _no_layer(header: dict[str, Any]) -> None:
+    header["slots"]["decoder.first"] = 3
+
+
+NOT_LOADED = (_metadata, _offset, _fingerprints, _offset_text, _true_length, _no_layer)
+NOT_SCORED = (
+    _task, _no_kind, _length, _decoding, _columns, _column, _separator, _end_token, _target_length, _beams,
+    _task_number,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("change", [*NOT_LOADED, *NOT_SCORED])
 def test_a_header_that_says_nonsense_is_one_line(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[dict[str, Any]], None]
 ) -> None:
+    folder = with_header(place, tmp_path, change)
+    assert "restore the" in refused(["evaluate", "--prefix", folder, "--data", str(place / "texts.jsonl")], capsys)
+    assert "restore the" in refused(["generate", "--prefix", folder, "--prompt", "a"], capsys)
+    if change in NOT_LOADED:
+        assert "restore the file" in refused(["inspect", folder], capsys)
+    else:
+        assert main(["inspect", folder]) == 0
+
+
+def with_header(place: Path, folder: Path, change: Callable[[dict[str, Any]], object]) -> str:
+    """A copy of the prefix with another header."""
     header = json.loads((place / "one" / "prefix_config.json").read_text())
     change(header)
-    (tmp_path / "prefix_config.json").write_text(json.dumps(header))
-    (tmp_path / "prefix.safetensors").write_bytes((place / "one" / "prefix.safetensors").read_bytes())
-    line = refused(["evaluate", "--prefix", str(tmp_path), "--data", str(place / "texts.jsonl")], capsys)
-    assert "restore the" in line
-    if change in (_metadata, _offset):
-        assert "restore the file" in refused(["inspect", str(tmp_path)], capsys)
+    (folder / "prefix_config.json").write_text(json.dumps(header))
+    (folder / "prefix.safetensors").write_bytes((place / "one" / "prefix.safetensors").read_bytes())
+    return str(folder)
+
+
+@pytest.mark.parametrize("key", ["metadata", "position_offset", "prefixtune_version", "stored_parameters"])
+def test_a_header_without_what_loading_can_do_without_is_inspected(place: Path, tmp_path: Path, key: str) -> None:
+    whole = describe(str(place / "one"))
+    changed = {
+        "position_offset": {"position offset": "unknown"},
+        "prefixtune_version": {"written by": "prefixtune unknown"},
+    }
+    expected = whole | changed.get(key, {})
+    if key == "metadata":
+        del expected["task"]
+    assert describe(with_header(place, tmp_path, lambda header: header.pop(key))) == expected
+
+
+@pytest.mark.parametrize(
+    ("metadata", "row", "told"),
+    [
+        ({"task": 3}, "task", "3"),
+        ({"task": "summaries"}, "task", '"summaries"'),
+        ({"task": {"kind": 3}}, "task", '{"kind": 3}'),
+        ({"task": {"kind": "spans", "labels": [1, 2]}}, "labels", "[1, 2]"),
+        ({"task": {"kind": "spans", "labels": ["a", "b"]}}, "labels", "2: a, b"),
+        ({"metrics": {"eval": "x"}}, "development", '"x"'),
+        ({"metrics": {"test": {"f1": None}}}, "test", '{"f1": null}'),
+        ({"metrics": {"test": {"f1": 1}}}, "test", "f1 1.0000"),
+        ({"metrics": 3}, "test", None),
+    ],
+)
+def test_what_somebody_else_wrote_into_the_metadata_is_shown_as_it_stands(
+    place: Path, tmp_path: Path, metadata: dict[str, Any], row: str, told: str | None
+) -> None:
+    found = describe(with_header(place, tmp_path, lambda header: header.update(metadata=metadata)))
+    assert found.get(row) == told
 
 
 # --- what is said ------------------------------------------------------------------------------------------------

@@ -122,13 +122,24 @@ def _check_types(header: Mapping[str, Any], path: Path) -> None:
             raise CheckpointError(
                 f"{path}: {key} is {str(header[key])[:60]!r}, expected a {kind.__name__}; restore the file"
             )
+    for site, offset in header.get("position_offset", {}).items():
+        if not _is_whole(offset):
+            raise CheckpointError(
+                f"{path}: position_offset of {site} is {offset!r}, expected a whole number; restore the file"
+            )
     for slot, length in header["slots"].items():
-        if not isinstance(length, int) or length < 1:
+        if not re.fullmatch(r"[a-z]+\.[0-9]+", slot):
+            raise CheckpointError(f"{path}: {slot!r} names no layer, expected e.g. 'decoder.0'; restore the file")
+        if not _is_whole(length) or length < 1:
             raise CheckpointError(f"{path}: the length of {slot} is {length!r}, expected at least 1; restore the file")
     try:
         Identity.from_json(header["base_model"])
     except ValueError as error:
         raise CheckpointError(f"{path}: base_model is malformed ({error}); restore the file") from error
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def read_prefix(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -13,7 +13,7 @@ from prefixtune.errors import CheckpointError, ConfigError, DataError
 from prefixtune.tasks import Decoding, Table, Task, Window
 from prefixtune.tasks.decoding import by_room, generate_batch, reserve, seeded
 from prefixtune.tasks.loading import load_base, window
-from prefixtune.tasks.task import at_least_one, batches_by_length, tell_of_cuts
+from prefixtune.tasks.task import at_least_one, batches_by_length, check_types, tell_of_cuts
 from prefixtune.tasks.text2text import Text2Text
 
 if TYPE_CHECKING:
@@ -90,6 +90,9 @@ def _stored_task(metadata: Mapping[str, Any], folder: Path) -> Task | None:
     bound = metadata.get("max_length")
     if bound is not None and (not isinstance(bound, int) or isinstance(bound, bool)):
         raise CheckpointError(f"{folder}: max_length is {bound!r}, expected a whole number; restore the header")
+    columns = metadata.get("columns") or {}
+    if not isinstance(columns, dict) or not all(isinstance(old, str) for old in columns.values()):
+        raise CheckpointError(f"{folder}: columns is {str(columns)[:60]}, expected names by names; restore the header")
     try:
         trained_decoding(metadata)
         return tasks.from_metadata(metadata["task"]) if "task" in metadata else None
@@ -160,7 +163,9 @@ def trained_decoding(metadata: Mapping[str, Any], **overrides: Any) -> Decoding:
     """The decoding that training evaluated with, changed by the `overrides` that are not None."""
     known = {field.name for field in fields(Decoding)}
     stored = {key: value for key, value in metadata.get("decoding", {}).items() if key in known}
-    return replace(Decoding(**stored), **{key: value for key, value in overrides.items() if value is not None})
+    decoding = Decoding(**stored)
+    check_types(decoding)
+    return replace(decoding, **{key: value for key, value in overrides.items() if value is not None})
 
 
 def generate(

@@ -55,6 +55,8 @@ class Identity:
         settings = given.get("settings", {})
         if not isinstance(settings, dict):
             raise ValueError(f"expected settings to be a mapping, got {str(settings)[:60]}")
+        if not all(isinstance(digest, str) for digest in given["fingerprints"].values()):
+            raise ValueError(f"expected fingerprints that are texts, got {str(given['fingerprints'])[:60]}")
         return cls(**{key: given[key] for key in kinds}, settings=settings)
 
     def named(self) -> str:

@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from prefixtune.errors import ConfigError
 from prefixtune.geometry import Geometry, observe
+from prefixtune.positions import first_position, learned_positions
 from prefixtune.prefix import KeysValues, Method, Slot
 
 TEXT = "text:"
@@ -38,7 +39,8 @@ def token_ids(
     if tokenizer is None:
         tokenizer = _own_tokenizer(model)
     in_decoder = geometry.sites == ("decoder",)
-    ids = tokenizer(text, add_special_tokens=in_decoder, return_tensors="pt").input_ids
+    # verbose: what is too long is cut or refused by `start_for`.
+    ids = tokenizer(text, add_special_tokens=in_decoder, return_tensors="pt", verbose=False).input_ids
     if in_decoder and ids.shape[1] > 1 and ids[0, -1] == tokenizer.eos_token_id:
         ids = ids[:, :-1]
     if ids.shape[1] == 0:
@@ -66,10 +68,29 @@ def start_for(
     dtype = parameter_dtype(model)
     if ids is not None:
         longest = max(slot.length for slot in slots)
-        return text_keys_values(model, geometry, slots, ids.repeat(1, -(-longest // ids.shape[1])), dtype)
+        return text_keys_values(model, geometry, slots, _what_is_read(model, geometry, ids, longest), dtype)
     if method.start == "zeros":
         return {slot.key: tuple(torch.zeros(shape, dtype=dtype) for shape in slot.shapes()) for slot in slots}  # type: ignore[misc]
     return None
+
+
+def _what_is_read(model: PreTrainedModel, geometry: Geometry, ids: Tensor, longest: int) -> Tensor:
+    """The text, again from its start until it fills the longest slot, as far as the model is to read it.
+
+    Where no token sees those behind it, nothing behind the longest slot changes what is kept. Elsewhere all of the text
+    is read, once at least. Raises ConfigError where the model has fewer positions than that takes.
+    """
+    causal = geometry.sites == ("decoder",)
+    stacks = [model.get_submodule(path) for path in {layer.stack for layer in geometry.layers}]
+    tables = [(table, first_position(stack)) for stack in stacks if (table := learned_positions(stack)) is not None]
+    limit = min((table - first for table, first in tables), default=None)
+    needed = longest if causal else max(longest, ids.shape[1])
+    if limit is not None and needed > limit:
+        raise ConfigError(
+            f"the text that the prefix starts as takes {needed} positions, but {type(model).__name__} has {limit}; "
+            f"expected a {'shorter prefix' if causal else 'shorter text'}"
+        )
+    return ids.repeat(1, -(-longest // ids.shape[1]))[:, : longest if causal else limit]
 
 
 def parameter_dtype(model: PreTrainedModel) -> torch.dtype:

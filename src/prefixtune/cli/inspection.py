@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from prefixtune.cli.report import scores
+
+_UNKNOWN = "unknown"
 
 
 def describe(directory: str) -> dict[str, str]:
@@ -14,34 +17,47 @@ def describe(directory: str) -> dict[str, str]:
     from prefixtune.checkpoint import local_folder, read_prefix
 
     header, tensors = read_prefix(local_folder(directory))
-    base, metadata = header["base_model"], header["metadata"]
+    base, offsets = header["base_model"], header.get("position_offset")
     head = sorted(key.removeprefix("head.") for key in tensors if key.startswith("head."))
     rows = {
         "name": header["name"],
         "method": header["method"],
         "options": ", ".join(f"{key}={value}" for key, value in header["options"].items() if value is not None),
         "lengths": _lengths(header["slots"]),
-        "position offset": ", ".join(f"{site} {offset}" for site, offset in header["position_offset"].items()),
+        "position offset": _UNKNOWN if offsets is None else ", ".join(f"{at} {by}" for at, by in offsets.items()),
         "stored parameters": f"{sum(tensor.numel() for tensor in tensors.values()):,}",
         "task head": ", ".join(head) or "none",
         "base model": f"{base['name']} ({base['model_type']})",
         "base fingerprint": ", ".join(f"{dtype} {digest[:12]}" for dtype, digest in base["fingerprints"].items()),
-        "written by": f"prefixtune {header['prefixtune_version']}",
+        "written by": f"prefixtune {header.get('prefixtune_version', _UNKNOWN)}",
     }
-    return {**rows, **_training(metadata)}
+    return {**rows, **_training(header.get("metadata", {}))}
 
 
 def _training(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """What training wrote; where somebody else wrote something else by these names, that as it stands."""
     rows = {}
     if "task" in metadata:
         task = metadata["task"]
-        rows["task"] = task["kind"]
-        if task.get("labels"):
-            rows["labels"] = f"{len(task['labels'])}: {', '.join(task['labels'])}"
+        known = isinstance(task, dict) and isinstance(task.get("kind"), str)
+        rows["task"] = task["kind"] if known else _as_it_stands(task)
+        if known and task.get("labels"):
+            labels = task["labels"]
+            named = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
+            rows["labels"] = f"{len(labels)}: {', '.join(labels)}" if named else _as_it_stands(labels)
+    metrics = metadata.get("metrics", {})
     for role, title in (("eval", "development"), ("test", "test")):
-        if role in metadata.get("metrics", {}):
-            rows[title] = scores(metadata["metrics"][role])
+        if isinstance(metrics, dict) and role in metrics:
+            rows[title] = scores(metrics[role]) if _are_scores(metrics[role]) else _as_it_stands(metrics[role])
     return rows
+
+
+def _are_scores(found: Any) -> bool:
+    return isinstance(found, dict) and all(isinstance(value, int | float) for value in found.values())
+
+
+def _as_it_stands(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)[:200]
 
 
 def _lengths(slots: Mapping[str, int]) -> str:

@@ -83,7 +83,6 @@ class Classification(HeadTask):
             "id2label": dict(enumerate(self.labels)),
             "label2id": {label: index for index, label in enumerate(self.labels)},
             "problem_type": "single_label_classification",
-            "ignore_mismatched_sizes": True,  # the head is new whatever head the base model came with
         }
 
     def features(

@@ -22,6 +22,7 @@ _REPORTERS = (
     "huggingface_hub.utils._http",
 )
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+_RESIZE = "give it the tokenizer that it was trained with, or save it after model.resize_token_embeddings"
 
 
 def load_base(
@@ -36,7 +37,8 @@ def load_base(
         dropout: False sets every dropout rate of the base model to 0.
 
     Raises:
-        ModelError: no such model, or weights of the base model that are missing from it.
+        ModelError: no such model or damaged files, weights of the base model that are missing or of another shape, or
+            a tokenizer with tokens that the model has no embedding for.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
@@ -49,9 +51,13 @@ def load_base(
     loader = (task or _default_task()).model_class(config)
     options = task.model_options() if task else {}
     with named_failure(model_id), quiet():
-        model, report = loader.from_pretrained(model_id, dtype=dtype, output_loading_info=True, **rates, **options)
+        # Of other shapes may be the head, which is new whatever head the base model came with; the rest is refused.
+        model, report = loader.from_pretrained(
+            model_id, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **rates, **options
+        )
     _refuse_holes(model, report, model_id)
     _make_paddable(model, tokenizer)
+    _refuse_unknown_tokens(model, tokenizer, model_id)
     return model, tokenizer
 
 
@@ -94,10 +100,18 @@ def _zero_dropout(config: PretrainedConfig) -> dict[str, Any]:
 
 
 def _refuse_holes(model: PreTrainedModel, report: dict[str, Any], model_id: str) -> None:
-    """Missing weights are expected in a new head only; anywhere else the base model would be half random."""
+    """Weights that are drawn anew are expected in a new head only; elsewhere the base model would be half random."""
     from prefixtune.heads import head_names
 
     heads = head_names(model)
+    misfits = sorted(misfit for misfit in report["mismatched_keys"] if misfit[0].partition(".")[0] not in heads)
+    if misfits:
+        name, stored, expected = misfits[0]
+        further = f" (and {len(misfits) - 1} further weights)" if misfits[1:] else ""
+        raise ModelError(
+            f"{model_id}: {name} is {tuple(stored)} in the file of weights, but {tuple(expected)} by its configuration"
+            f"{further}; restore the config.json that these weights were saved with"
+        )
     missing = sorted(key for key in report["missing_keys"] if key.partition(".")[0] not in heads)
     if missing:
         raise ModelError(
@@ -118,13 +132,39 @@ def _make_paddable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
         config.pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
 
 
+def _refuse_unknown_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, model_id: str) -> None:
+    """Raise ModelError where padding, an end or ordinary text would be looked up behind the last embedding.
+
+    A special token that nobody writes by itself (Gemma's for an image, in its models of text) may have no embedding.
+    """
+    from torch import nn
+
+    table = model.get_input_embeddings()
+    if not isinstance(table, nn.Embedding):
+        return
+    rows = table.num_embeddings
+    for role in ("eos", "pad"):  # the pad token may be the end token
+        number = getattr(tokenizer, f"{role}_token_id")
+        if number is not None and number >= rows:
+            raise ModelError(
+                f"{model_id}: the {role} token {tokenizer.convert_ids_to_tokens(number)!r} of the tokenizer is number "
+                f"{number}, but the model has {rows} embeddings; {_RESIZE}"
+            )
+    added = [number for number, token in tokenizer.added_tokens_decoder.items() if not token.special]
+    most = max([tokenizer.vocab_size, *(number + 1 for number in added)])
+    if most > rows:
+        raise ModelError(f"{model_id}: the tokenizer has {most} tokens, but the model has {rows} embeddings; {_RESIZE}")
+
+
 @contextlib.contextmanager
 def named_failure(model_id: str) -> Iterator[None]:
     """What goes wrong while a model is loaded, as one ModelError."""
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # damaged files end in errors of every kind; those of tokenizers have no class of theirs
         reason = " ".join(str(error).split())
+        if not isinstance(error, OSError | ValueError):  # a KeyError, say, tells no more than the key
+            reason = f"{type(error).__name__} ({reason or 'no message'}); restore its files, or get them again"
         nowhere = "" if Path(model_id).exists() else "there is no such folder here, and as a hub id: "
         raise ModelError(f"cannot load the model {model_id!r}: {nowhere}{reason}") from error
 

@@ -72,7 +72,6 @@ class Tagging(HeadTask):
             "num_labels": len(self.labels),
             "id2label": dict(enumerate(self.labels)),
             "label2id": {label: index for index, label in enumerate(self.labels)},
-            "ignore_mismatched_sizes": True,  # the head is new whatever head the base model came with
         }
 
     def features(

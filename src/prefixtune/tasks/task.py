@@ -11,7 +11,8 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from types import UnionType
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
 from prefixtune.errors import ConfigError, DataError
 from prefixtune.tasks.readers import Table
@@ -84,6 +85,23 @@ class Decoding:
             raise ConfigError(f"top_p is {self.top_p}; expected a probability above 0, at most 1")
 
 
+def check_types(stored: Decoding | Task) -> None:
+    """Raise ConfigError where a field that was read from a file is of another type than it is declared."""
+    for name, kind in get_type_hints(type(stored)).items():
+        if get_origin(kind) is not ClassVar and not _is_of(value := getattr(stored, name), kind):
+            told = kind.__name__ if isinstance(kind, type) else kind
+            raise ConfigError(f"{name} is {str(value)[:60]!r}, expected {told}")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value of a JSON file is of a declared type. A bool is no number; a whole number is a float, too."""
+    if get_origin(kind) is UnionType:
+        return any(_is_of(value, one) for one in get_args(kind))
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_is_of(item, get_args(kind)[0]) for item in value)
+    return type(value) is kind or (kind is float and type(value) is int)
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What a model makes of a table.
@@ -122,9 +140,11 @@ class Task(abc.ABC):
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, Any]) -> Self:
-        """The task a prefix folder describes."""
+        """The task a prefix folder describes. Raises ConfigError for a value of another type than the task's own."""
         fields = {key: value for key, value in metadata.items() if key != "kind"}
-        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()})
+        task = cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()})
+        check_types(task)
+        return task
 
     def metadata(self) -> dict[str, Any]:
         """Everything `from_metadata` needs, ready for JSON."""
