@@ -140,12 +140,21 @@ class Bank(nn.Module):
         finally:
             self.watchers.remove(watcher)
 
+    def _in_use(self) -> Sequence[str | None] | str | None:
+        return self.active if isinstance(self._chosen, Default) else self._chosen
+
+    def bare(self, batch: int) -> bool:
+        """Whether no row of a batch has a prefix; False where the names are not for as many rows."""
+        chosen = self._in_use()
+        names = [chosen] if chosen is None or isinstance(chosen, str) else chosen
+        return batch % len(names) == 0 and all(name is None for name in names)
+
     def row_names(self, batch: int) -> dict[str | None, list[int] | None]:
         """The rows of each name in use; None instead of rows means all of them.
 
         A batch that is a multiple of the names has them in runs: beams and returned sequences repeat each row.
         """
-        chosen = self.active if isinstance(self._chosen, Default) else self._chosen
+        chosen = self._in_use()
         if chosen is None or isinstance(chosen, str):
             return {chosen: None}
         if batch % len(chosen):

@@ -61,6 +61,8 @@ class Chooser(Protocol):
 
     def groups(self, batch: int, device: torch.device) -> list[Group]: ...
 
+    def bare(self, batch: int) -> bool: ...
+
     def keep_names(self) -> None: ...
 
 
@@ -143,7 +145,7 @@ class Stack:
         self.chooser.keep_names()
         named = dict(zip(self.parameters, args, strict=False)) | kwargs
         tokens = self._tokens(named)
-        packed = packing.recognise(named, tokens, self.first_position) if self.takes_positions else None
+        packed = self._packing(named, tokens)
         batch = tokens.shape[0] if packed is None else len(packed.lengths)
         groups = [group.ready(self.sites) for group in self.chooser.groups(batch, tokens.device)]
         forward = self._open(groups, named, tokens) if packed is None else _open_packed(groups, packed)
@@ -229,6 +231,11 @@ class Stack:
             if isinstance(named.get(name), Tensor):
                 return named[name]
         raise ModelError(f"{type(self.module).__name__} was called without an input tensor; got {sorted(named)}")
+
+    def _packing(self, named: dict[str, Any], tokens: Tensor) -> Packing | None:
+        """How the call is packed; None where the bare model decides for itself, or where its rows are one text each."""
+        asked = packing.declared.get() or (self.site == "decoder" and not self.chooser.bare(tokens.shape[0]))
+        return packing.recognise(named, tokens, self.first_position) if asked and self.takes_positions else None
 
     def _open(self, groups: list[Group], named: dict[str, Any], tokens: Tensor) -> Forward:
         cache = named.get("past_key_values")
