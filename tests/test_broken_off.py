@@ -1,5 +1,5 @@
-"""Forwards that Ctrl-C broke off, copies of a model and of a cache, and caches of other kinds: nothing is left behind,
-nothing is taken along that should not be."""
+"""Forwards that Ctrl-C broke off or that overlap in two threads, copies of a model and of a cache, and caches of other
+kinds: nothing is left behind, nothing is taken along that should not be."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 import zoo
-from test_contract import attached, close, generate, logits
+from test_contract import attached, close, enable_checkpointing, generate, logits
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
@@ -65,6 +65,58 @@ def test_a_forward_that_was_broken_off_leaves_nothing_behind(checkpointed: bool,
     assert [vars(layer).get("_gradient_checkpointing_func") for layer in model.model.layers] == functions
     assert hooks(model) == before
     close(logits(model.eval(), inputs), bare, 0)
+
+
+# Two threads
+
+
+def checkpointing_functions(model: PreTrainedModel) -> list[Any]:
+    return [vars(layer)["_gradient_checkpointing_func"] for layer in model.model.layers]
+
+
+def step(model: PreTrainedModel, ids: Tensor) -> list[Tensor]:
+    """The loss and its gradients, which are not gathered in the parameters that threads share."""
+    loss = model(input_ids=ids, labels=ids).loss
+    return [loss.detach(), *torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])]
+
+
+@pytest.mark.parametrize("inner", [True, False], ids=["one within the other", "one after the other"])
+def test_checkpointed_forwards_that_overlap_in_two_threads_are_right_and_leave_nothing_behind(inner: bool) -> None:
+    """A begins, B begins, one ends, the other ends."""
+    model, ids = attached(LLAMA, "p_tuning_v2"), zoo.inputs_for(LLAMA)["input_ids"]
+    enable_checkpointing(model)
+    model.train()
+    texts = {"A": ids[:1], "B": ids[1:, :4]}
+    alone = {name: step(model, text) for name, text in texts.items()}
+    functions = checkpointing_functions(model)
+    begun, ended = {name: threading.Event() for name in texts}, {name: threading.Event() for name in texts}
+    found: dict[str, list[Tensor]] = {}
+
+    def hold(*_: Any) -> None:
+        name = threading.current_thread().name
+        if not begun[name].is_set():
+            begun[name].set()
+            waits = {"A": ended["B"] if inner else begun["B"], "B": begun["A"] if inner else ended["A"]}
+            assert waits[name].wait(20)
+
+    def run() -> None:
+        name = threading.current_thread().name
+        assert name == "A" or begun["A"].wait(20)
+        found[name] = step(model, texts[name])
+        ended[name].set()
+
+    handle = model.model.embed_tokens.register_forward_hook(hold)
+    threads = [threading.Thread(target=run, name=name) for name in texts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    handle.remove()
+    assert checkpointing_functions(model) == functions
+    for name, text in texts.items():
+        for ours, again, expected in zip(found[name], step(model, text), alone[name], strict=True):
+            close(ours, expected, 1e-5)
+            close(again, expected, 0)
 
 
 # Copies of a model

@@ -35,6 +35,12 @@ from prefixtune.positions import (
 )
 from prefixtune.prefix import KeysValues, Prefix, Slot
 
+CHECKPOINT = "_gradient_checkpointing_func"
+"""The attribute by which transformers' layers know how to checkpoint themselves."""
+
+_binding = threading.Lock()
+"""Held while layers get or lose the function by which they checkpoint themselves."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -114,12 +120,13 @@ class Stack:
         self.can_move = self.takes_positions or bool(self.tables) or has_relative_bias(module)
         self.position_limit = learned_positions(module)
         self._running: dict[int, Forward] = {}
-        self._checkpointing: dict[int, list[tuple[nn.Module, Any]]] = {}
+        self._checkpointing: set[int] = set()  # the threads whose forward is checkpointed
+        self._bound: list[tuple[nn.Module, Any, Any]] = []  # layer, its own function, ours: as long as any of them is
         self._listening: dict[int, list[RemovableHandle]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or a pickle of the model takes: no forward that is running."""
-        return vars(self) | {"_running": {}, "_checkpointing": {}, "_listening": {}}
+        return vars(self) | {"_running": {}, "_checkpointing": set(), "_listening": {}}
 
     def running(self) -> Forward | None:
         """The forward now running in this thread."""
@@ -151,7 +158,7 @@ class Stack:
         forward = self._open(groups, named, tokens) if packed is None else _open_packed(groups, packed)
         self._running[threading.get_ident()] = forward
         packing.running.set(packed)
-        self._bind_checkpointing(module, forward)
+        self._bind_checkpointing(module)
         self._listen_to_norms(module, forward)
         if packed is not None and "use_cache" in self.parameters:
             named["use_cache"] = False  # nothing could go on from the end of several examples
@@ -198,8 +205,10 @@ class Stack:
     def _end(self, thread: int) -> Forward | None:
         """Undo what `enter` did in this thread; its forward, if one was running."""
         packing.running.set(None)
-        for layer, function in self._checkpointing.pop(thread, []):
-            vars(layer)["_gradient_checkpointing_func"] = function
+        if thread in self._checkpointing:
+            with _binding:
+                self._checkpointing.discard(thread)
+                self._unbind_checkpointing()
         for handle in self._listening.pop(thread, []):
             handle.remove()
         return self._running.pop(thread, None)
@@ -299,24 +308,38 @@ class Stack:
             )
         return moved
 
-    def _bind_checkpointing(self, module: nn.Module, forward: Forward) -> None:
-        """Make every checkpointed layer recompute under this forward, whatever is chosen by then."""
+    def _bind_checkpointing(self, module: nn.Module) -> None:
+        """Make every checkpointed layer recompute under the forward it ran in, whatever is chosen by then.
+
+        Layers are shared by the forwards of all threads: the first one binds them, and the last one to end frees them.
+        """
         if not module.training or not torch.is_grad_enabled():
             return
-        bound = []
-        for layer in module.modules():
-            function = vars(layer).get("_gradient_checkpointing_func")
-            if function is not None and layer.gradient_checkpointing:
-                _refuse_reentrant(function)
-                bound.append((layer, function))
-                vars(layer)["_gradient_checkpointing_func"] = functools.partial(self._checkpointed, function, forward)
-        self._checkpointing[threading.get_ident()] = bound
+        layers = [layer for layer in module.modules() if vars(layer).get(CHECKPOINT) and layer.gradient_checkpointing]
+        for layer in layers:
+            _refuse_reentrant(vars(layer)[CHECKPOINT])
+        with _binding:
+            ours = [function for _, _, function in self._bound]
+            for layer in layers:
+                function = vars(layer)[CHECKPOINT]
+                if function not in ours:  # as it is where a forward of another thread runs
+                    vars(layer)[CHECKPOINT] = functools.partial(self._checkpointed, function)
+                    self._bound.append((layer, function, vars(layer)[CHECKPOINT]))
+            if layers:
+                self._checkpointing.add(threading.get_ident())
+
+    def _unbind_checkpointing(self) -> None:
+        """Give the layers their own functions back, unless a forward of another thread still needs ours."""
+        while self._bound and not self._checkpointing:
+            layer, function, ours = self._bound.pop()
+            if vars(layer)[CHECKPOINT] is ours:  # or somebody has set another since
+                vars(layer)[CHECKPOINT] = function
 
     def _listen_to_norms(self, module: nn.Module, forward: Forward) -> None:
         """Note what norms read, as far as token gates would otherwise keep what they return for the backward."""
         gated = any(group.prefix is not None and group.prefix.reads == "token" for group in forward.groups)
         # Under checkpointing a layer's second run keeps things for a moment only, and it must keep the same things.
-        if gated and torch.is_grad_enabled() and not self._checkpointing.get(threading.get_ident()):
+        if gated and torch.is_grad_enabled() and threading.get_ident() not in self._checkpointing:
             handles = [norm.register_forward_hook(self._note_norm, with_kwargs=True) for norm in norms_of(module)]
             self._listening[threading.get_ident()] = handles
 
@@ -325,7 +348,10 @@ class Stack:
         if forward is not None:
             forward.normed = None if origin is None else (output, origin)
 
-    def _checkpointed(self, function: Callable[..., Any], forward: Forward, run: Callable[..., Any], *args: Any) -> Any:
+    def _checkpointed(self, function: Callable[..., Any], run: Callable[..., Any], *args: Any) -> Any:
+        forward = self.running()
+        if forward is None:
+            return function(run, *args)
         turns = Counter(forward.turns)
 
         def rerun(*inner: Any) -> Any:
