@@ -1,5 +1,5 @@
-"""Forwards that Ctrl-C broke off, copies of a model and of a cache, and caches of other kinds: nothing is left behind,
-nothing is taken along that should not be."""
+"""Forwards that Ctrl-C broke off, that overlap in two threads or run again in a backward, copies of a model and of a
+cache, and caches of other kinds: nothing is left behind, nothing is taken along that should not be."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import torch
 import zoo
-from test_contract import attached, close, generate, logits
+from test_contract import attached, close, enable_checkpointing, generate, logits
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedModel
 
 import prefixtune as pt
@@ -65,6 +66,135 @@ def test_a_forward_that_was_broken_off_leaves_nothing_behind(checkpointed: bool,
     assert [vars(layer).get("_gradient_checkpointing_func") for layer in model.model.layers] == functions
     assert hooks(model) == before
     close(logits(model.eval(), inputs), bare, 0)
+
+
+# Two threads
+
+
+def checkpointing_functions(model: PreTrainedModel) -> list[Any]:
+    return [vars(layer)["_gradient_checkpointing_func"] for layer in model.model.layers]
+
+
+def step(model: PreTrainedModel, ids: Tensor) -> list[Tensor]:
+    """The loss and its gradients, which are not gathered in the parameters that threads share."""
+    loss = model(input_ids=ids, labels=ids).loss
+    return [loss.detach(), *torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])]
+
+
+@pytest.mark.parametrize("inner", [True, False], ids=["one within the other", "one after the other"])
+def test_checkpointed_forwards_that_overlap_in_two_threads_are_right_and_leave_nothing_behind(inner: bool) -> None:
+    """A begins, B begins, one ends, the other ends."""
+    model, ids = attached(LLAMA, "p_tuning_v2"), zoo.inputs_for(LLAMA)["input_ids"]
+    enable_checkpointing(model)
+    model.train()
+    texts = {"A": ids[:1], "B": ids[1:, :4]}
+    alone = {name: step(model, text) for name, text in texts.items()}
+    functions = checkpointing_functions(model)
+    begun, ended = {name: threading.Event() for name in texts}, {name: threading.Event() for name in texts}
+    found: dict[str, list[Tensor]] = {}
+
+    def hold(*_: Any) -> None:
+        name = threading.current_thread().name
+        if not begun[name].is_set():
+            begun[name].set()
+            waits = {"A": ended["B"] if inner else begun["B"], "B": begun["A"] if inner else ended["A"]}
+            assert waits[name].wait(20)
+
+    def run() -> None:
+        name = threading.current_thread().name
+        assert name == "A" or begun["A"].wait(20)
+        found[name] = step(model, texts[name])
+        ended[name].set()
+
+    handle = model.model.embed_tokens.register_forward_hook(hold)
+    threads = [threading.Thread(target=run, name=name) for name in texts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    handle.remove()
+    assert checkpointing_functions(model) == functions
+    for name, text in texts.items():
+        for ours, again, expected in zip(found[name], step(model, text), alone[name], strict=True):
+            close(ours, expected, 1e-5)
+            close(again, expected, 0)
+
+
+# A forward that runs again in a backward
+
+
+def recomputed(model: PreTrainedModel) -> Tensor:
+    """A loss with a checkpoint around the whole model, which runs again in the backward."""
+    ids = zoo.inputs_for(LLAMA)["input_ids"]
+    return checkpoint(lambda text: model(input_ids=text, labels=text).loss, ids, use_reentrant=False)
+
+
+def gradients(model: PreTrainedModel) -> dict[str, Tensor]:
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def two_prefixes() -> PreTrainedModel:
+    model = attached(LLAMA, "p_tuning_v2")
+    pt.attach(model, pt.PTuningV2(length=4), name="second")
+    return model.train()
+
+
+@pytest.mark.parametrize("then", ["nothing", "other", "bare"])
+def test_a_checkpoint_around_the_model_is_refused_behind_its_using(then: str) -> None:
+    model = two_prefixes()
+    model(input_ids=zoo.inputs_for(LLAMA)["input_ids"])  # under the newest
+    with pt.using(model, "default"):
+        loss = recomputed(model)
+    with pytest.raises(pt.ConfigError, match="call backward inside the using.* of its forward, or checkpoint its lay"):
+        if then == "nothing":
+            loss.backward()
+        with pt.using(model, "second" if then == "other" else None):
+            loss.backward()
+    assert gradients(model) == {}
+    with pt.using(model, "second"):
+        model(input_ids=zoo.inputs_for(LLAMA)["input_ids"]).logits.sum().backward()
+    assert {name.split(".")[2] for name in gradients(model)} == {"prefix_second"}
+
+
+def test_a_checkpoint_around_the_model_is_refused_where_another_prefix_came_between() -> None:
+    model = attached(LLAMA, "p_tuning_v2").train()
+    loss = recomputed(model)
+    pt.attach(model, pt.PTuningV2(length=4), name="second")
+    with pytest.raises(pt.ConfigError, match="call backward inside the using"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_checkpoint_around_the_model_changes_no_gradient_inside_its_using(reentrant: bool) -> None:
+    model, ids = two_prefixes(), zoo.inputs_for(LLAMA)["input_ids"]
+    for name in ("default", "second", "default"):
+        with pt.using(model, name):
+            model(input_ids=ids, labels=ids).loss.backward()
+            expected = gradients(model)
+            embedded = model.get_input_embeddings()(ids).requires_grad_()
+            checkpoint(
+                lambda text: model(inputs_embeds=text, labels=ids).loss, embedded, use_reentrant=reentrant
+            ).backward()
+        found = gradients(model)
+        assert found.keys() == expected.keys() and found
+        for parameter, gradient in expected.items():
+            close(found[parameter], gradient, 1e-6)
+
+
+def test_a_checkpoint_around_the_model_needs_no_using_where_nothing_else_was_trained() -> None:
+    model, ids = attached(LLAMA, "p_tuning_v2").train(), zoo.inputs_for(LLAMA)["input_ids"]
+    recomputed(model).backward()
+    pt.attach(model, pt.PTuningV2(length=4), name="second")
+    gradients(model)
+    with pt.using(model, None):
+        logits(model.eval(), {"input_ids": ids})  # no gradient comes of that
+    model.train()(input_ids=ids, labels=ids).loss.backward()
+    expected = gradients(model)
+    recomputed(model).backward()
+    for parameter, gradient in gradients(model).items():
+        close(gradient, expected[parameter], 1e-6)
 
 
 # Copies of a model

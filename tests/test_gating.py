@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import prefixtune as pt
-from prefixtune import attention, gating
+from prefixtune import attention, gating, packing
 from prefixtune.gating import Origin, token_gate
 from prefixtune.kernel import merged_attention
 from prefixtune.methods import adaptive
@@ -187,7 +187,7 @@ def test_a_step_has_the_gradients_of_the_written_gate(name: str, way: str, monke
         if way == "checkpointed":
             newer = "activation_checkpointing_enable"
             getattr(model, newer if newer in dir(model) else "gradient_checkpointing_enable")({"use_reentrant": False})
-        with pt.using(model, ["default", "other"] if way == "rows" else "default"):
+        with packing.declare(), pt.using(model, ["default", "other"] if way == "rows" else "default"):
             found.append(gradients(model, given)[1])
     same(*found)
 

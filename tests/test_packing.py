@@ -50,6 +50,12 @@ def packed(model: PreTrainedModel, examples: list[Tensor]) -> dict[str, Tensor]:
     return row
 
 
+def run(model: PreTrainedModel, row: dict[str, Tensor]) -> Any:
+    """The model over a packed row, as our own training and evaluation call it."""
+    with packing.declare():
+        return model(**row)
+
+
 def alone(model: PreTrainedModel, ids: Tensor) -> Tensor:
     return model(input_ids=ids[None], attention_mask=torch.ones_like(ids[None])).logits[0]
 
@@ -75,7 +81,7 @@ def close_all(ours: dict[str, Tensor], reference: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("architecture", PACKABLE, ids=lambda a: a.name)
 def test_a_packed_row_is_its_examples_one_by_one(architecture: zoo.Architecture, variant: str) -> None:
     model = attached(architecture, variant)
-    together = model(**packed(model, texts())).logits[0]
+    together = run(model, packed(model, texts())).logits[0]
     apart = torch.cat([alone(model, ids) for ids in texts()])
     close(together, apart)
     close_all(gradients(model, together), gradients(model, apart))
@@ -84,7 +90,7 @@ def test_a_packed_row_is_its_examples_one_by_one(architecture: zoo.Architecture,
 @pytest.mark.parametrize("architecture", [a for a in PACKABLE if a.kind == "encoder"], ids=lambda a: a.name)
 def test_a_gate_that_reads_the_mean_reads_that_of_its_own_example(architecture: zoo.Architecture) -> None:
     model = attached(architecture, "adaptive-mean")
-    together = model(**packed(model, texts())).logits[0]
+    together = run(model, packed(model, texts())).logits[0]
     close(together, torch.cat([alone(model, ids) for ids in texts()]))
 
 
@@ -92,7 +98,7 @@ def test_a_gate_that_reads_the_mean_reads_that_of_its_own_example(architecture: 
 def test_without_a_prefix_a_packed_row_is_the_base_model_one_by_one(architecture: zoo.Architecture) -> None:
     base, model = architecture.make(), attached(architecture, "p_tuning_v2")
     with torch.no_grad(), pt.using(model, None):
-        together = model(**packed(model, texts())).logits[0]
+        together = run(model, packed(model, texts())).logits[0]
         close(together, torch.cat([alone(base, ids) for ids in texts()]))
 
 
@@ -104,7 +110,7 @@ def test_lengths_equal_single_and_long_make_no_difference(name: str, variant: st
     if name == "distilbert" and max(lengths) > 64:
         lengths = (60, 3, 41)
     model = attached(zoo.BY_NAME[name], variant)
-    together = model(**packed(model, texts(lengths))).logits[0]
+    together = run(model, packed(model, texts(lengths))).logits[0]
     apart = torch.cat([alone(model, ids) for ids in texts(lengths)])
     close(together, apart)
     close_all(gradients(model, together), gradients(model, apart))
@@ -117,7 +123,7 @@ def test_every_example_of_a_packed_row_has_its_own_prefix(architecture: zoo.Arch
     leave_start(model)
     names = ["other", None, "default", "other"]
     with pt.using(model, names):
-        together = model(**packed(model, texts())).logits[0]
+        together = run(model, packed(model, texts())).logits[0]
     parts = []
     for name, ids in zip(names, texts(), strict=True):
         with pt.using(model, name):
@@ -138,7 +144,7 @@ def test_a_packed_row_has_the_same_gradients_with_gradient_checkpointing(
         if checkpointing:
             enable_checkpointing(model)
         model.train()
-        logits = model(**packed(model, texts())).logits
+        logits = run(model, packed(model, texts())).logits
         model(input_ids=texts()[2][None])  # another forward before the backward, not packed
         found.append(gradients(model, logits))
     close_all(found[1], found[0])
@@ -149,14 +155,15 @@ def test_a_prefix_that_scrolls_out_of_the_window_does_so_in_each_example() -> No
     pt.attach(model, pt.PTuningV2(length=4, window="scroll"))
     leave_start(model)
     with torch.no_grad():
-        together = model(**packed(model, texts((20, 12)))).logits[0]
+        together = run(model, packed(model, texts((20, 12)))).logits[0]
         close(together, torch.cat([alone(model, ids) for ids in texts((20, 12))]))
 
 
 @pytest.mark.parametrize("reads", ["token", "first", "mean"])
 def test_the_gates_of_a_packed_row_are_those_of_its_examples(reads: str) -> None:
     model = attached(zoo.BY_NAME["bert"], f"adaptive-{reads}")
-    together = pt.gates(model, **packed(model, texts()))["encoder"]
+    with packing.declare():
+        together = pt.gates(model, **packed(model, texts()))["encoder"]
     apart = [pt.gates(model, input_ids=ids[None])["encoder"] for ids in texts()]
     close(together, torch.cat(apart))
 
@@ -165,7 +172,7 @@ def calls_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> list[Attentio
     calls: list[AttentionCall] = []
     bank = model.get_submodule("prefixtune")
     with bank.watched(lambda prefix, slot, call: calls.append(call)), torch.no_grad():
-        model(**inputs)
+        run(model, inputs)
     return calls
 
 
@@ -184,16 +191,16 @@ def test_only_attention_sees_more_than_the_real_tokens() -> None:
     for module in model.modules():
         if isinstance(module, nn.Linear):
             module.register_forward_hook(lambda m, args, out: seen.append(args[0].numel() // args[0].shape[-1]))
-    model(**packed(model, texts()))
+    run(model, packed(model, texts()))
     assert set(seen) == {sum(LENGTHS)}
 
 
 def test_the_limit_of_learned_positions_is_that_of_an_example_not_of_the_row() -> None:
     model = attached(zoo.BY_NAME["gpt2"], "p_tuning_v2")  # 128 positions, 4 of them the prefix's
     with torch.no_grad():
-        assert model(**packed(model, texts((124, 124, 30)))).logits.shape[1] == 278
+        assert run(model, packed(model, texts((124, 124, 30)))).logits.shape[1] == 278
         with pytest.raises(ConfigError, match="reach position 128, but GPT2Model has 128 positions"):
-            model(**packed(model, texts((30, 125))))
+            run(model, packed(model, texts((30, 125))))
 
 
 def test_a_packed_forward_leaves_no_trace_on_the_next_one() -> None:
@@ -201,11 +208,74 @@ def test_a_packed_forward_leaves_no_trace_on_the_next_one() -> None:
     inputs = zoo.inputs_for(zoo.BY_NAME["mistral"], length=14)
     with torch.no_grad():
         before = model(**inputs).logits
-        model(**packed(model, texts()))
+        run(model, packed(model, texts()))
         assert torch.equal(model(**inputs).logits, before)
         with pytest.raises(IndexError):
-            model(**packed(model, [ids + 1000 for ids in texts()]))
+            run(model, packed(model, [ids + 1000 for ids in texts()]))
         assert torch.equal(model(**inputs).logits, before)
+
+
+# --- who says that a row is packed -------------------------------------------------------------------------------
+
+RESTART, LEAP = [*range(5), *range(4)], [*range(5), *range(100, 104)]
+AGAIN = [*range(3), *range(6)]
+
+
+def placed(*rows: list[int], first: int = 0) -> dict[str, Tensor]:
+    """Rows of nine tokens at these positions, without a mask."""
+    generator = torch.Generator().manual_seed(5)
+    ids = torch.randint(3, zoo.VOCABULARY, (len(rows), 9), generator=generator)
+    return {"input_ids": ids, "position_ids": torch.tensor(rows) + first}
+
+
+@pytest.mark.parametrize("rows", [[RESTART], [LEAP], [RESTART, AGAIN]], ids=["restart", "leap", "two rows"])
+@pytest.mark.parametrize("options", [{}, {"use_cache": False}], ids=["", "no cache"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mistral", "bert", "modernbert"])
+def test_without_a_prefix_nothing_but_our_own_layouts_packs(
+    name: str, options: dict[str, bool], rows: list[list[int]]
+) -> None:
+    """Transformers takes texts apart in causal masks alone, and only where there is no cache."""
+    architecture = zoo.BY_NAME[name]
+    inputs = placed(*rows if architecture.kind == "decoder" else [[at % 60 for at in row] for row in rows])
+    base, model = architecture.make(), attached(architecture, "p_tuning_v2")
+    with torch.no_grad():
+        expected = base(**inputs, **options)
+        for bare in (None, [None] * len(rows)):
+            with pt.using(model, bare):
+                out = model(**inputs, **options)
+            assert torch.equal(out.logits, expected.logits)
+            assert out.keys() == expected.keys()
+
+
+@pytest.mark.parametrize("positions", [RESTART, [*range(5), *range(40, 44)]], ids=["restart", "leap"])
+@pytest.mark.parametrize("name", ["bert", "roberta", "modernbert"])
+def test_an_encoder_takes_no_text_apart_unless_it_is_told(name: str, positions: list[int]) -> None:
+    model = attached(zoo.BY_NAME[name], "adaptive-token")
+    inputs = placed(positions, positions, first=first_position(model))
+    with torch.no_grad():
+        close(model(**inputs).logits, model(**inputs, attention_mask=torch.ones(2, 9).long()).logits, 0)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_decoder_under_a_prefix_takes_apart_what_transformers_does_without_a_cache(name: str) -> None:
+    model = attached(zoo.BY_NAME[name], "p_tuning_v2")
+    inputs = placed(RESTART)
+    with torch.no_grad():
+        close(model(**inputs).logits[0], torch.cat([alone(model, ids) for ids in inputs["input_ids"][0].split([5, 4])]))
+
+
+@pytest.mark.parametrize("rows", [[LEAP], [LEAP, RESTART]], ids=["one row", "two rows"])
+def test_positions_that_leap_in_a_decoder_are_refused_under_a_prefix_and_served_with_a_mask(
+    rows: list[list[int]],
+) -> None:
+    model = attached(zoo.BY_NAME["llama"], "p_tuning_v2")
+    inputs = placed(*rows)
+    with pytest.raises(ConfigError, match="positions leap to 100 .* give an attention_mask of ones for one text"):
+        model(**inputs)
+    with torch.no_grad():
+        (row,) = model(input_ids=inputs["input_ids"][:1], position_ids=inputs["position_ids"][:1],
+                       attention_mask=torch.ones(1, 9).long()).logits  # fmt: skip
+        close(row[:5], alone(model, inputs["input_ids"][0, :5]))
 
 
 # --- what cannot be packed ---------------------------------------------------------------------------------------
@@ -215,7 +285,7 @@ def test_a_packed_forward_leaves_no_trace_on_the_next_one() -> None:
 def test_relative_positions_over_the_whole_row_are_refused(name: str) -> None:
     model = attached(zoo.BY_NAME[name], "p_tuning_v2")
     with pytest.raises(ModelError, match="pad the examples instead"):
-        model(**packed(model, texts()))
+        run(model, packed(model, texts()))
 
 
 def test_two_packed_rows_are_refused() -> None:
@@ -231,9 +301,9 @@ def test_heads_of_different_prefixes_over_one_row_are_refused() -> None:
         pt.attach(model, make_method("p_tuning_v2"), name=name)
     row = packed(model, texts())
     with pt.using(model, "one"):
-        assert model(**row).logits.shape[:2] == (1, sum(LENGTHS))
+        assert run(model, row).logits.shape[:2] == (1, sum(LENGTHS))
     with pt.using(model, ["one", "two", "one", "two"]), pytest.raises(ConfigError, match="names 4 rows but the batch"):
-        model(**row)
+        run(model, row)
 
 
 def test_roberta_positions_that_begin_in_the_padding_are_refused() -> None:
@@ -241,7 +311,7 @@ def test_roberta_positions_that_begin_in_the_padding_are_refused() -> None:
     row = packed(model, texts())
     assert int(row["position_ids"].min()) == 1  # the test model's padding index is 0
     with pytest.raises(ConfigError, match="begin at 0, but this model's first position is 1"):
-        model(input_ids=row["input_ids"], position_ids=row["position_ids"] - 1)
+        run(model, {"input_ids": row["input_ids"], "position_ids": row["position_ids"] - 1})
 
 
 @pytest.mark.parametrize("architecture", [a for a in zoo.ARCHITECTURES if a.kind != "vision"], ids=lambda a: a.name)

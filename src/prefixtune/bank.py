@@ -30,6 +30,10 @@ SEAM = "prefixtune_"
 Watcher = Callable[[Prefix, Slot, AttentionCall], None]
 
 
+Choice = tuple[str | None, ...] | str | None
+"""The prefix of every row, or one for each."""
+
+
 class Default(Enum):
     """What is chosen outside `using`: the prefix that came last. An enum, because its members survive a deep copy."""
 
@@ -56,10 +60,11 @@ class Bank(nn.Module):
         self.configs: list[tuple[Any, str | None, str]] = []  # config, its own attention, ours
         self._chosen: Sequence[str | None] | str | Default | None = Default.NEWEST
         self._chooser_thread: int | None = None
+        self._ran: set[Choice] = set()  # under what a backward may run again, since `using` began: two at most
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or a pickle of the model takes: neither what is chosen just now nor who watches."""
-        return vars(self) | {"_chosen": Default.NEWEST, "_chooser_thread": None, "watchers": []}
+        return vars(self) | {"_chosen": Default.NEWEST, "_chooser_thread": None, "_ran": set(), "watchers": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy or an unpickled model needs the names at once: `generate` makes its masks before any forward."""
@@ -93,6 +98,7 @@ class Bank(nn.Module):
         self.entries[_inner_key(name)] = prefix
         self.heads[_inner_key(name)] = heads
         self.active = name
+        self._ran.clear()  # what trains from now on is another
 
     def remove(self, name: str) -> None:
         """Take a prefix out; the newest of the others becomes the one in use."""
@@ -102,6 +108,7 @@ class Bank(nn.Module):
         self.metadata.pop(name, None)
         if self.active == name:
             self.active = self.names[-1] if self.names else None
+        self._ran.clear()
 
     def heads_of(self, name: str) -> nn.ModuleDict:
         """The task heads that belong to the prefix `name`, by their place in the model."""
@@ -124,12 +131,14 @@ class Bank(nn.Module):
                 self.get(name)
         if not isinstance(chosen, str) and chosen is not None and not len(chosen):
             raise ConfigError("using(model, []) names no prefix; give one name, or one (or None) for each row")
-        before = self._chosen, self._chooser_thread
-        self._chosen, self._chooser_thread = chosen, thread
+        before = self._chosen, self._chooser_thread, self._ran
+        self._chosen, self._chooser_thread, self._ran = chosen, thread, set()
         try:
             yield
         finally:
-            self._chosen, self._chooser_thread = before
+            ran = self._ran
+            self._chosen, self._chooser_thread, self._ran = before
+            self._remember(*ran)
 
     @contextmanager
     def watched(self, watcher: Watcher) -> Iterator[None]:
@@ -140,12 +149,34 @@ class Bank(nn.Module):
         finally:
             self.watchers.remove(watcher)
 
+    def _in_use(self) -> Sequence[str | None] | str | None:
+        return self.active if isinstance(self._chosen, Default) else self._chosen
+
+    def _remember(self, *choices: Choice) -> None:
+        for choice in choices:
+            if len(self._ran) < 2:  # more would say no more
+                self._ran.add(choice)
+
+    def note_forward(self) -> None:
+        """A forward begins that a backward may run again."""
+        self._remember(_choice(self._in_use()))
+
+    def unchanged(self) -> bool:
+        """Whether all such forwards had what is in use now: since `using` began, or ever outside of it."""
+        return self._ran == {_choice(self._in_use())}
+
+    def bare(self, batch: int) -> bool:
+        """Whether no row of a batch has a prefix; False where the names are not for as many rows."""
+        chosen = self._in_use()
+        names = [chosen] if chosen is None or isinstance(chosen, str) else chosen
+        return batch % len(names) == 0 and all(name is None for name in names)
+
     def row_names(self, batch: int) -> dict[str | None, list[int] | None]:
         """The rows of each name in use; None instead of rows means all of them.
 
         A batch that is a multiple of the names has them in runs: beams and returned sequences repeat each row.
         """
-        chosen = self.active if isinstance(self._chosen, Default) else self._chosen
+        chosen = self._in_use()
         if chosen is None or isinstance(chosen, str):
             return {chosen: None}
         if batch % len(chosen):
@@ -178,6 +209,10 @@ class Bank(nn.Module):
         for config, own, ours in self.configs:
             if config._attn_implementation_internal == own:
                 config._attn_implementation_internal = ours
+
+
+def _choice(chosen: Sequence[str | None] | str | None) -> Choice:
+    return chosen if chosen is None or isinstance(chosen, str) else tuple(chosen)
 
 
 def _inner_key(name: str) -> str:

@@ -159,7 +159,8 @@ def _texts(model: PreTrainedModel) -> list[list[int]]:
 def _states(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> list[Tensor]:
     """The last hidden states and the logits."""
     given = {name: value.to(model.device) for name, value in inputs.items()}
-    output = model(**given, output_hidden_states=True)
+    with packing.declare():
+        output = model(**given, output_hidden_states=True)
     return [output.hidden_states[-1], output.logits]
 
 

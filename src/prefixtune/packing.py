@@ -4,13 +4,16 @@ Everything that a transformer does token by token runs on the N real tokens of t
 examples apart: for its time they are B rows of the longest one's length T, and what stands behind a shorter example is
 seen by none of its tokens and read by nothing.
 
-A packed row is known by transformers' own convention: positions that start again, and no padding mask.
+A packed row is known by positions that start again, and no padding mask. That is transformers' own convention for
+causal models, so a decoder under a prefix needs no more. To an encoder such positions say nothing, and a model without
+a prefix is left to itself: there a row is packed only within `declare`, as our own layouts have it.
 Axes: B examples, N tokens of the row, T the longest example, H heads, D head size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
@@ -88,8 +91,8 @@ def find(position_ids: Tensor) -> Packing | None:
 def recognise(named: Mapping[str, Any], tokens: Tensor, first: int) -> Packing | None:
     """How the input `[B, N, ...]` of a call is packed, by its other arguments; None for rows of one example each.
 
-    `first` is where the model has the first position. Raises ConfigError for several packed rows, and for positions
-    that the model keeps for padding.
+    `first` is where the model has the first position. Raises ConfigError for positions that leap without starting
+    again, for several packed rows, and for positions that the model keeps for padding.
     """
     given = named.get("position_ids")
     if not isinstance(given, Tensor) or given.ndim != 2 or given.shape != tokens.shape[:2]:
@@ -97,9 +100,20 @@ def recognise(named: Mapping[str, Any], tokens: Tensor, first: int) -> Packing |
     if named.get("attention_mask") is not None or named.get("past_key_values") is not None:
         return None
     found = find(given)
-    if found is not None and len(given) > 1:
-        raise ConfigError(f"{len(given)} rows in which positions start again; pack all examples into one row")
-    if found is not None and first and int(given.min()) < first:
+    if found is None:
+        return None
+    leaps = given[starts_of(given) & (given != given[:, :1])]
+    if len(leaps):
+        raise ConfigError(
+            f"positions leap to {int(leaps[0])} without starting again at the first one, and without an attention_mask "
+            "transformers reads that as a new text in some calls only; give an attention_mask of ones for one text"
+        )
+    if len(given) > 1:
+        raise ConfigError(
+            f"{len(given)} rows in which positions start again; pack all examples into one row, or give an "
+            "attention_mask where each row is one text"
+        )
+    if first and int(given.min()) < first:
         raise ConfigError(
             f"the positions of a packed row begin at {int(given.min())}, but this model's first position is {first}; "
             "start each example there"
@@ -170,6 +184,20 @@ def taken_apart(call: AttentionCall, packing: Packing) -> AttentionCall:
     origin = None if call.origin is None else call.origin.then(lambda hidden: packing.rows(hidden[0]))
     turned = None if call.rotation is None else call.rotation.map(lambda angle: packing.rows(angle[0]))
     return replace(call, query=query, key=key, value=value, mask=mask, hidden=hidden, origin=origin, rotation=turned)
+
+
+declared: ContextVar[bool] = ContextVar("declared", default=False)
+"""Whether who calls the model says that positions that start again are packed examples."""
+
+
+@contextmanager
+def declare() -> Iterator[None]:
+    """Within it, positions that start again are packed examples to every attached model, whatever its prefix."""
+    token = declared.set(True)
+    try:
+        yield
+    finally:
+        declared.reset(token)
 
 
 running: ContextVar[Packing | None] = ContextVar("running", default=None)

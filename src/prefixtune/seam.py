@@ -35,6 +35,12 @@ from prefixtune.positions import (
 )
 from prefixtune.prefix import KeysValues, Prefix, Slot
 
+CHECKPOINT = "_gradient_checkpointing_func"
+"""The attribute by which transformers' layers know how to checkpoint themselves."""
+
+_binding = threading.Lock()
+"""Held while layers get or lose the function by which they checkpoint themselves."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -60,6 +66,12 @@ class Chooser(Protocol):
     watchers: list[Callable[[Prefix, Slot, AttentionCall], None]]
 
     def groups(self, batch: int, device: torch.device) -> list[Group]: ...
+
+    def bare(self, batch: int) -> bool: ...
+
+    def note_forward(self) -> None: ...
+
+    def unchanged(self) -> bool: ...
 
     def keep_names(self) -> None: ...
 
@@ -112,12 +124,13 @@ class Stack:
         self.can_move = self.takes_positions or bool(self.tables) or has_relative_bias(module)
         self.position_limit = learned_positions(module)
         self._running: dict[int, Forward] = {}
-        self._checkpointing: dict[int, list[tuple[nn.Module, Any]]] = {}
+        self._checkpointing: set[int] = set()  # the threads whose forward is checkpointed
+        self._bound: list[tuple[nn.Module, Any, Any]] = []  # layer, its own function, ours: as long as any of them is
         self._listening: dict[int, list[RemovableHandle]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or a pickle of the model takes: no forward that is running."""
-        return vars(self) | {"_running": {}, "_checkpointing": {}, "_listening": {}}
+        return vars(self) | {"_running": {}, "_checkpointing": set(), "_listening": {}}
 
     def running(self) -> Forward | None:
         """The forward now running in this thread."""
@@ -141,15 +154,16 @@ class Stack:
         """Forward pre-hook of the stack: choose prefixes for the rows and move the positions behind them."""
         self._end(threading.get_ident())  # of a forward that Ctrl-C broke off: torch calls no hook behind that
         self.chooser.keep_names()
+        self._know_again(module)
         named = dict(zip(self.parameters, args, strict=False)) | kwargs
         tokens = self._tokens(named)
-        packed = packing.recognise(named, tokens, self.first_position) if self.takes_positions else None
+        packed = self._packing(named, tokens)
         batch = tokens.shape[0] if packed is None else len(packed.lengths)
         groups = [group.ready(self.sites) for group in self.chooser.groups(batch, tokens.device)]
         forward = self._open(groups, named, tokens) if packed is None else _open_packed(groups, packed)
         self._running[threading.get_ident()] = forward
         packing.running.set(packed)
-        self._bind_checkpointing(module, forward)
+        self._bind_checkpointing(module)
         self._listen_to_norms(module, forward)
         if packed is not None and "use_cache" in self.parameters:
             named["use_cache"] = False  # nothing could go on from the end of several examples
@@ -157,6 +171,20 @@ class Stack:
             return None
         named["position_ids"] = self._moved(forward, self._standing(forward, named))
         return (), named
+
+    def _know_again(self, module: nn.Module) -> None:
+        """Raise ConfigError where a backward runs the model again, and not surely under what it ran under at first.
+
+        Such is a checkpoint around the whole model. Layers that checkpoint themselves do not come here.
+        """
+        if not torch.is_grad_enabled() or torch._C._current_graph_task_id() == -1:  # the number of a backward
+            if module.training or torch.is_grad_enabled():
+                self.chooser.note_forward()
+        elif not self.chooser.unchanged():
+            raise ConfigError(
+                f"a backward runs {type(module).__name__} again, and other prefixes were in use since; call backward "
+                "inside the using(model, ...) of its forward, or checkpoint its layers: gradient_checkpointing_enable()"
+            )
 
     def move_table(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Forward pre-hook of a position table that the stack calls by length: give it positions instead."""
@@ -196,8 +224,10 @@ class Stack:
     def _end(self, thread: int) -> Forward | None:
         """Undo what `enter` did in this thread; its forward, if one was running."""
         packing.running.set(None)
-        for layer, function in self._checkpointing.pop(thread, []):
-            vars(layer)["_gradient_checkpointing_func"] = function
+        if thread in self._checkpointing:
+            with _binding:
+                self._checkpointing.discard(thread)
+                self._unbind_checkpointing()
         for handle in self._listening.pop(thread, []):
             handle.remove()
         return self._running.pop(thread, None)
@@ -229,6 +259,11 @@ class Stack:
             if isinstance(named.get(name), Tensor):
                 return named[name]
         raise ModelError(f"{type(self.module).__name__} was called without an input tensor; got {sorted(named)}")
+
+    def _packing(self, named: dict[str, Any], tokens: Tensor) -> Packing | None:
+        """How the call is packed; None where the bare model decides for itself, or where its rows are one text each."""
+        asked = packing.declared.get() or (self.site == "decoder" and not self.chooser.bare(tokens.shape[0]))
+        return packing.recognise(named, tokens, self.first_position) if asked and self.takes_positions else None
 
     def _open(self, groups: list[Group], named: dict[str, Any], tokens: Tensor) -> Forward:
         cache = named.get("past_key_values")
@@ -292,24 +327,38 @@ class Stack:
             )
         return moved
 
-    def _bind_checkpointing(self, module: nn.Module, forward: Forward) -> None:
-        """Make every checkpointed layer recompute under this forward, whatever is chosen by then."""
+    def _bind_checkpointing(self, module: nn.Module) -> None:
+        """Make every checkpointed layer recompute under the forward it ran in, whatever is chosen by then.
+
+        Layers are shared by the forwards of all threads: the first one binds them, and the last one to end frees them.
+        """
         if not module.training or not torch.is_grad_enabled():
             return
-        bound = []
-        for layer in module.modules():
-            function = vars(layer).get("_gradient_checkpointing_func")
-            if function is not None and layer.gradient_checkpointing:
-                _refuse_reentrant(function)
-                bound.append((layer, function))
-                vars(layer)["_gradient_checkpointing_func"] = functools.partial(self._checkpointed, function, forward)
-        self._checkpointing[threading.get_ident()] = bound
+        layers = [layer for layer in module.modules() if vars(layer).get(CHECKPOINT) and layer.gradient_checkpointing]
+        for layer in layers:
+            _refuse_reentrant(vars(layer)[CHECKPOINT])
+        with _binding:
+            ours = [function for _, _, function in self._bound]
+            for layer in layers:
+                function = vars(layer)[CHECKPOINT]
+                if function not in ours:  # as it is where a forward of another thread runs
+                    vars(layer)[CHECKPOINT] = functools.partial(self._checkpointed, function)
+                    self._bound.append((layer, function, vars(layer)[CHECKPOINT]))
+            if layers:
+                self._checkpointing.add(threading.get_ident())
+
+    def _unbind_checkpointing(self) -> None:
+        """Give the layers their own functions back, unless a forward of another thread still needs ours."""
+        while self._bound and not self._checkpointing:
+            layer, function, ours = self._bound.pop()
+            if vars(layer)[CHECKPOINT] is ours:  # or somebody has set another since
+                vars(layer)[CHECKPOINT] = function
 
     def _listen_to_norms(self, module: nn.Module, forward: Forward) -> None:
         """Note what norms read, as far as token gates would otherwise keep what they return for the backward."""
         gated = any(group.prefix is not None and group.prefix.reads == "token" for group in forward.groups)
         # Under checkpointing a layer's second run keeps things for a moment only, and it must keep the same things.
-        if gated and torch.is_grad_enabled() and not self._checkpointing.get(threading.get_ident()):
+        if gated and torch.is_grad_enabled() and threading.get_ident() not in self._checkpointing:
             handles = [norm.register_forward_hook(self._note_norm, with_kwargs=True) for norm in norms_of(module)]
             self._listening[threading.get_ident()] = handles
 
@@ -318,7 +367,10 @@ class Stack:
         if forward is not None:
             forward.normed = None if origin is None else (output, origin)
 
-    def _checkpointed(self, function: Callable[..., Any], forward: Forward, run: Callable[..., Any], *args: Any) -> Any:
+    def _checkpointed(self, function: Callable[..., Any], run: Callable[..., Any], *args: Any) -> Any:
+        forward = self.running()
+        if forward is None:
+            return function(run, *args)
         turns = Counter(forward.turns)
 
         def rerun(*inner: Any) -> Any:

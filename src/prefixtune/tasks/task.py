@@ -302,6 +302,8 @@ def batch_logits(
     """
     import torch
 
+    from prefixtune.packing import declare
+
     training = model.training
     model.eval()
     try:
@@ -309,8 +311,9 @@ def batch_logits(
             batch = aligned(collate([features[row] for row in rows]))
             batch = {key: value.to(model.device) for key, value in batch.items()}
             labels = batch.pop("labels")
-            with torch.no_grad():
-                yield rows, model(**batch).logits, labels
+            with torch.no_grad(), declare():
+                logits = model(**batch).logits
+            yield rows, logits, labels
     finally:
         model.train(training)
 

@@ -25,6 +25,7 @@ from prefixtune.bank import Bank, bank_of, names_in
 from prefixtune.errors import PrefixtuneError
 from prefixtune.geometry import Layer, quiet_evaluation
 from prefixtune.layout import Batch, Layout
+from prefixtune.packing import declare
 from prefixtune.tasks.task import IGNORED, Feature, batches_by_length
 from prefixtune.training.config import ACTIVATION_CACHE
 from prefixtune.training.cut import Cut
@@ -100,7 +101,8 @@ def run(model: nn.Module, layout: Layout, batch: Batch) -> tuple[Tensor, Tensor]
     """The logits where there are labels, as training has them, and the labels."""
     aligned = layout.aligned(batch)
     labels = aligned.pop("labels")
-    return model(**aligned).logits, labels
+    with declare():
+        return model(**aligned).logits, labels
 
 
 def _real(batch: Batch) -> Tensor:

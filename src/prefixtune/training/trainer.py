@@ -29,6 +29,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 from prefixtune.bank import bank_of, names_in
 from prefixtune.errors import ConfigError
 from prefixtune.layout import Layout, examples
+from prefixtune.packing import declare
 from prefixtune.tasks.task import token_losses
 from prefixtune.training import activations, results
 from prefixtune.training.activations import Activations
@@ -124,7 +125,8 @@ class PrefixTrainer(Trainer):
         """The loss over the labels; logits are computed nowhere else, where the model can leave them out."""
         _stop_at_the_lowest_prefix(self.model)
         with contextlib.nullcontext(inputs) if self.kept is None else self.kept.entered(model, inputs) as batch:
-            return super().compute_loss(model, self.layout.aligned(batch), return_outputs, num_items_in_batch)
+            with declare():
+                return super().compute_loss(model, self.layout.aligned(batch), return_outputs, num_items_in_batch)
 
     def _loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         total, count = token_losses(outputs["logits"], labels, shifted=False)
