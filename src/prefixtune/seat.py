@@ -128,6 +128,8 @@ class Seat:
                     "the first token cannot read it; use a method without gates that read the input"
                 )
             call = replace(call, start=self.stack.start(forward, slot, call.hidden))
+        if call.rotation is not None and not prefix.by_content:  # another group asked for it
+            call = replace(call, rotation=None)
         made, mask = group.made.get(slot.key), scrolled(prefix, slot, forward, self.stack.site)
         bias = self._prefix_bias(prefix, slot, call, forward)
         if made is not None or mask is not None or bias is not None:  # a copy of a call takes its time in decoding
