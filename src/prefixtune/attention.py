@@ -179,6 +179,7 @@ def can_merge(call: AttentionCall) -> bool:
         and options.get("softcap") is None  # which sdpa refuses, with its own message
         and options.get("cache") is None  # a paged cache, which sdpa updates itself
         and (bias is None or not bias.requires_grad)
+        and (call.mask is None or not call.mask.requires_grad)  # BEiT's learned bias comes in it
         and call.prefix_bias is None
         and call.prefix_mask is None
     )
