@@ -111,6 +111,36 @@ def test_a_relative_bias_reaches_a_prefix_that_stands_before_the_text() -> None:
     close(ours, logits(model, inputs | {"decoder_attention_mask": mask}, past_key_values=cache))
 
 
+@pytest.mark.parametrize("padded", [False, True], ids=["", "left padding"])
+@pytest.mark.parametrize(("length", "offset"), [(4, 1), (4, 2), (10, 7), (3, 5)])
+def test_a_prefix_that_reaches_into_the_text_has_the_bias_of_its_positions(
+    length: int, offset: int, padded: bool
+) -> None:
+    """Prefix position j stands at j and token t at offset + t, be the text as short as it may."""
+    model = pt.attach(T5.make(), pt.PTuningV2(length=length, position_offset=offset))
+    leave_start(model)
+    layers = {"encoder": model.encoder.block[0], "decoder": model.decoder.block[0]}
+    for T in (1, 2, 6):
+        ids = torch.full((2, T), 5)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "decoder_input_ids": ids}
+        for slot, call in calls_of(model, zoo.pad(inputs, "left", 2) if padded else inputs):
+            if slot.layer.site == "cross":
+                assert call.prefix_bias is None
+                continue
+            own = layers[slot.layer.site].layer[0].SelfAttention
+            distance = torch.arange(length) - (offset + torch.arange(T))[:, None]
+            bucket = own._relative_position_bucket(
+                distance, slot.layer.site == "encoder", own.relative_attention_num_buckets,
+                own.relative_attention_max_distance,
+            )  # fmt: skip
+            expected = own.relative_attention_bias(bucket).permute(2, 0, 1)
+            assert call.prefix_bias is not None
+            close(call.prefix_bias[-1, :, -T:], expected, 0)
+    inputs = zoo.inputs_for(T5)
+    inputs = zoo.pad(inputs, "left", 2) if padded else inputs
+    assert torch.equal(generate(model, inputs), generate(model, inputs, use_cache=False))
+
+
 @pytest.mark.parametrize("config", [tf.BartConfig, tf.MBartConfig], ids=lambda config: config.__name__)
 def test_a_decoder_that_counts_its_own_positions_moves_behind_a_prefix_row_by_row(config: Any) -> None:
     """BART's decoder takes no positions; with an empty cross prefix, offset k is a decoder text k tokens later."""

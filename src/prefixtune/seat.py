@@ -159,11 +159,12 @@ class Seat:
             return None
         source = bias_source(call.module, self.stack.module)
         T, past, device = call.query.shape[2], forward.past, call.query.device
+        keys = max(past + offset + T, slot.length)  # a prefix may reach past where the text ends
         if forward.mask is None or forward.positions is None:
-            bias = source.compute_bias(T, past + offset + T, device=device, past_seen_tokens=past + offset)
+            bias = source.compute_bias(T, keys, device=device, past_seen_tokens=past + offset)
             return bias[..., : slot.length]
         # Where padding may stand to the left: of every position, and then those where each row's tokens are.
-        bias = source.compute_bias(past + T, past + offset + T, device=device, past_seen_tokens=offset)
+        bias = source.compute_bias(past + T, keys, device=device, past_seen_tokens=offset)
         return bias[0, :, forward.positions, : slot.length].transpose(0, 1)
 
 
