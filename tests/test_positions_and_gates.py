@@ -298,6 +298,28 @@ def test_mean_gates_read_the_mean_of_the_text(architecture: zoo.Architecture) ->
         close(prefix.attend(call, slot)[0][:, real], formula(call, key, value, gate)[:, real], 1e-10)
 
 
+@pytest.mark.parametrize("reads", ["token", "first", "mean", "none"])
+def test_a_row_of_padding_alone_leaves_every_gradient_that_of_the_batch_without_it(reads: str) -> None:
+    model = BERT.make()
+    pt.attach(model, pt.AdaptivePrefix(length=P, gate_input=reads, token_gate_std=0.3))
+    leave_start(model)
+    inputs = zoo.inputs_for(BERT, rows=3)
+    inputs["attention_mask"][1], inputs["attention_mask"][2, 4:] = 0, 0
+    found = []
+    for given, rows in ((inputs, [0, 2]), ({name: x[[0, 2]] for name, x in inputs.items()}, [0, 1])):
+        model.zero_grad()
+        out = model(**given).logits
+        assert out.isfinite().all()
+        out[rows][given["attention_mask"][rows].bool()].pow(2).sum().backward()
+        found.append({name: x.grad.clone() for name, x in model.named_parameters() if x.grad is not None})
+        shown = pt.gates(model, **given)["encoder"]
+        assert shown[rows].isfinite().all()
+        assert len(shown) == 2 or shown[1].isnan().all(), "there is no text to average over"
+    assert found[0].keys() == found[1].keys() and found[0]
+    for name, gradient in found[0].items():
+        close(gradient, found[1][name])
+
+
 def test_sinks_of_each_query_take_their_share_beside_a_gate() -> None:
     """Inkling2's own function, the prefix joined to its keys, is the formula under a gate that is open."""
     inkling = pytest.importorskip("transformers.models.inkling2.modeling_inkling2")
