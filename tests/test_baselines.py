@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from test_contract import enable_checkpointing, switch_off_dropout
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -325,6 +326,29 @@ def test_an_infix_is_a_cache_filled_in_the_middle(folder: Path) -> None:
         theirs = plain(input_ids=ids[:, source - 1 :], past_key_values=cache).logits
         ours = model(input_ids=ids, **{PLACE: torch.tensor([source - 1])}).logits[:, source - 1 :]
     assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("hidden", [8, None])
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_an_infix_has_the_same_gradients_with_gradient_checkpointing(
+    folder: Path, name: str, hidden: int | None
+) -> None:
+    found = []
+    for checkpointing in (False, True):
+        model = adapted(folder, name, "infix", length=3, hidden=hidden)
+        switch_off_dropout(model)
+        if checkpointing:
+            enable_checkpointing(model)
+        model.train()
+        batch = inputs(model)
+        loss = model(**batch, **{PLACE: torch.tensor([3, 2])}).logits.pow(2).mean()
+        with torch.no_grad():  # another forward before the backward, with another place
+            model(**batch, **{PLACE: torch.tensor([0, 0])})
+        loss.backward()
+        found.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
+    for parameter, gradient in found[0].items():
+        assert gradient.abs().max() > 0, parameter
+        assert torch.allclose(found[1][parameter], gradient, rtol=1e-4, atol=1e-7), parameter
 
 
 def test_the_place_of_an_infix_is_the_end_of_the_source_in_the_labels(folder: Path) -> None:

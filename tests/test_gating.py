@@ -237,3 +237,36 @@ def test_under_autocast_a_gate_is_made_again_in_autocasts_type(monkeypatch: pyte
     for got, wanted in zip(*found, strict=True):
         assert got.dtype == wanted.dtype == torch.float32
         torch.testing.assert_close(got, wanted, rtol=0.05, atol=0.02 * wanted.abs().max().item())
+
+
+# Under torch.func
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # torch's own attention under vmap
+@pytest.mark.parametrize(
+    "method",
+    [pt.PTuningV2(length=16), pt.PrefixTuning(length=16, hidden=8), pt.AdaptivePrefix(length=3, token_gate_bias=True)],
+    ids=lambda method: method.name(),
+)
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_the_gradients_of_torch_func_are_those_of_autograd(name: str, method: Any) -> None:
+    """Of a whole batch, and of each of its examples by itself."""
+    model = pt.attach(zoo.BY_NAME[name].make(), method)
+    ids = zoo.inputs_for(zoo.BY_NAME[name], length=12)["input_ids"]
+    trained = {key: x for key, x in model.named_parameters() if x.requires_grad}
+
+    def loss(given: dict[str, Tensor], rows: Tensor) -> Tensor:
+        out = torch.func.functional_call(model, given, (), {"input_ids": rows, "labels": rows})
+        return out.loss
+
+    def by_autograd(rows: Tensor) -> dict[str, Tensor]:
+        found = torch.autograd.grad(model(input_ids=rows, labels=rows).loss, list(trained.values()))
+        return dict(zip(trained, found, strict=True))
+
+    given = {key: x.detach() for key, x in trained.items()}
+    whole = torch.func.grad(loss)(given, ids)
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(given, ids[:, None])
+    for key, expected in by_autograd(ids).items():
+        torch.testing.assert_close(whole[key], expected, rtol=1e-4, atol=1e-6)
+        for row in range(len(ids)):
+            torch.testing.assert_close(each[key][row], by_autograd(ids[row : row + 1])[key], rtol=1e-4, atol=1e-6)

@@ -392,8 +392,9 @@ def test_merged_is_joined(gate: str, changes: dict[str, Any], merges: list[int])
         {"prefix_mask": torch.ones(B, 1, T, P, dtype=torch.bool)},
         {"options": {"position_bias": BIAS}, "prefix_bias": torch.zeros(1, 4, T, P, dtype=torch.float64)},
         {"options": {"position_bias": BIAS.clone().requires_grad_()}},
+        {"mask": BIAS.clone().requires_grad_(), "causal": False},
     ],
-    ids=["dropout", "another base", "scrolled prefix", "prefix with positions", "trained bias"],
+    ids=["dropout", "another base", "scrolled prefix", "prefix with positions", "trained bias", "trained mask"],
 )
 def test_what_the_kernel_cannot_do_is_joined(changes: dict[str, Any], merges: list[int]) -> None:
     given, key, value, factor = call(**changes)

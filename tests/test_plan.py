@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 import tiny
+import transformers as tf
 from test_reproduce import BASES, Fake, tiny_experiment
 
-from prefixtune import reproduce
+from prefixtune import corpora, reproduce
 from prefixtune.cli.reproduce import catalogue
 from prefixtune.errors import ConfigError, DataError
-from prefixtune.reproduce import plan, runner, search, table
-from prefixtune.reproduce.experiment import Cell, Trained, Variable
+from prefixtune.heads import head_names
+from prefixtune.reproduce import plan, recipes, runner, search, table
+from prefixtune.reproduce.experiment import Base, Cell, Trained, Variable
 from prefixtune.reproduce.options import Options
 
 
@@ -105,3 +107,52 @@ def test_an_experiment_whose_data_do_not_fit_leaves_nothing_behind(
     monkeypatch.setattr(runner, "fit", Fake())
     runner.run("fake", Options(**asked, recipe={"max_target_length": 20}), output, resume=False, command=["x"])
     assert (output / runner.RECORD).is_file()
+
+
+# --- what is not as in the paper -----------------------------------------------------------------------------------
+
+UNDERSTANDING = (*recipes.SUPERGLUE, *recipes.NER, *recipes.MORE_SUPERGLUE, *recipes.MORE_NER)
+
+
+def departures(corpus: str, kind: str) -> str:
+    return " ".join(recipes.departures(Cell(corpus, None, Base(kind, False, len))))
+
+
+@pytest.mark.parametrize("name", [name for name in reproduce.names() if name.startswith("apt")])
+def test_the_caption_tells_once_where_a_recipe_or_a_head_is_not_the_papers(
+    name: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = reproduce.find(name).departures
+    assert told is recipes.departures
+    wic = Cell("wic", None, BASES[0])
+    fake = tiny_experiment(sizes=(4, 6), departures=lambda cell: told(wic))
+    monkeypatch.setattr(reproduce, "find", lambda name: fake)
+    monkeypatch.setattr(runner, "fit", Fake())
+    options = Options(model=str(place / "bert"), data=[str(place / "conll04")], methods=["FT"], lr=[1e-3])
+    lines = table.caption(runner.run("fake", options, tmp_path / "out", resume=False, command=["x"]))
+    assert recipes.departures(wic)
+    for line in recipes.departures(wic):
+        assert lines.count(line) == 1
+
+
+def test_recipes_that_the_authors_do_not_have_are_told_and_no_others() -> None:
+    """By P-Tuning v2's scripts: WiC on BERT with an MLP at 1e-4, CoNLL-2003 on RoBERTa alone."""
+    assert "with an MLP at a rate of 1e-4" in departures("wic", "bert")
+    assert "RoBERTa's" in departures("conll2003", "bert")
+    borrowed = {name for name in UNDERSTANDING if "not among" in departures(name, "bert")}
+    assert borrowed == {*recipes.MORE_SUPERGLUE, *recipes.MORE_NER}
+    assert "MLP" not in departures("wic", "roberta") and not departures("conll2003", "roberta")
+    faithful = [name for name in UNDERSTANDING if not departures(name, "bert")]
+    assert faithful == ["boolq", "copa", "rte", "conll04", "ontonotes"]
+
+
+@pytest.mark.parametrize("kind", ["bert", "albert", "roberta", "xlm-roberta", "deberta-v2", "electra", "distilbert"])
+def test_a_head_of_two_layers_is_told_where_there_is_one(kind: str) -> None:
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 9, "embedding_size": 8}
+    model = tf.AutoModelForSequenceClassification.from_config(tf.AutoConfig.for_model(kind, **shape))
+    size = sum(p.numel() for name in head_names(model) for p in model.get_submodule(name).parameters())
+    assert size in (2 * 8 + 2, 2 * 8 + 2 + 8 * 8 + 8)
+    for name in UNDERSTANDING:
+        told = departures(name, kind)
+        assert ("two layers" in told) == (corpora.find(name).task == "classification" and size > 2 * 8 + 2)
+        assert ("marked span" in told) == (corpora.find(name).task == "spans")

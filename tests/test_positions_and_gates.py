@@ -126,6 +126,36 @@ def test_a_relative_bias_reaches_a_prefix_that_stands_before_the_text() -> None:
     close(ours, logits(model, inputs | {"decoder_attention_mask": mask}, past_key_values=cache))
 
 
+@pytest.mark.parametrize("padded", [False, True], ids=["", "left padding"])
+@pytest.mark.parametrize(("length", "offset"), [(4, 1), (4, 2), (10, 7), (3, 5)])
+def test_a_prefix_that_reaches_into_the_text_has_the_bias_of_its_positions(
+    length: int, offset: int, padded: bool
+) -> None:
+    """Prefix position j stands at j and token t at offset + t, be the text as short as it may."""
+    model = pt.attach(T5.make(), pt.PTuningV2(length=length, position_offset=offset))
+    leave_start(model)
+    layers = {"encoder": model.encoder.block[0], "decoder": model.decoder.block[0]}
+    for T in (1, 2, 6):
+        ids = torch.full((2, T), 5)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "decoder_input_ids": ids}
+        for slot, call in calls_of(model, zoo.pad(inputs, "left", 2) if padded else inputs):
+            if slot.layer.site == "cross":
+                assert call.prefix_bias is None
+                continue
+            own = layers[slot.layer.site].layer[0].SelfAttention
+            distance = torch.arange(length) - (offset + torch.arange(T))[:, None]
+            bucket = own._relative_position_bucket(
+                distance, slot.layer.site == "encoder", own.relative_attention_num_buckets,
+                own.relative_attention_max_distance,
+            )  # fmt: skip
+            expected = own.relative_attention_bias(bucket).permute(2, 0, 1)
+            assert call.prefix_bias is not None
+            close(call.prefix_bias[-1, :, -T:], expected, 0)
+    inputs = zoo.inputs_for(T5)
+    inputs = zoo.pad(inputs, "left", 2) if padded else inputs
+    assert torch.equal(generate(model, inputs), generate(model, inputs, use_cache=False))
+
+
 @pytest.mark.parametrize("config", [tf.BartConfig, tf.MBartConfig], ids=lambda config: config.__name__)
 def test_a_decoder_that_counts_its_own_positions_moves_behind_a_prefix_row_by_row(config: Any) -> None:
     """BART's decoder takes no positions; with an empty cross prefix, offset k is a decoder text k tokens later."""
@@ -281,6 +311,28 @@ def test_mean_gates_read_the_mean_of_the_text(architecture: zoo.Architecture) ->
         key, value = prefix.keys_values(slot)
         real = slice(None) if call.real is None else slice(0, 6)
         close(prefix.attend(call, slot)[0][:, real], formula(call, key, value, gate)[:, real], 1e-10)
+
+
+@pytest.mark.parametrize("reads", ["token", "first", "mean", "none"])
+def test_a_row_of_padding_alone_leaves_every_gradient_that_of_the_batch_without_it(reads: str) -> None:
+    model = BERT.make()
+    pt.attach(model, pt.AdaptivePrefix(length=P, gate_input=reads, token_gate_std=0.3))
+    leave_start(model)
+    inputs = zoo.inputs_for(BERT, rows=3)
+    inputs["attention_mask"][1], inputs["attention_mask"][2, 4:] = 0, 0
+    found = []
+    for given, rows in ((inputs, [0, 2]), ({name: x[[0, 2]] for name, x in inputs.items()}, [0, 1])):
+        model.zero_grad()
+        out = model(**given).logits
+        assert out.isfinite().all()
+        out[rows][given["attention_mask"][rows].bool()].pow(2).sum().backward()
+        found.append({name: x.grad.clone() for name, x in model.named_parameters() if x.grad is not None})
+        shown = pt.gates(model, **given)["encoder"]
+        assert shown[rows].isfinite().all()
+        assert len(shown) == 2 or shown[1].isnan().all(), "there is no text to average over"
+    assert found[0].keys() == found[1].keys() and found[0]
+    for name, gradient in found[0].items():
+        close(gradient, found[1][name])
 
 
 def test_sinks_of_each_query_take_their_share_beside_a_gate() -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 import zoo
-from test_contract import attached, close, leave_start, make_method, trainable
+from test_contract import attached, close, leave_start, logits, make_method, rows_of, trainable
 from torch import Tensor
 
 import prefixtune as pt
@@ -96,3 +96,20 @@ def test_a_linear_prefix_answers_for_each_position_alone() -> None:
         prefix.keys_values(slot)[1].copy_(value)
     assert torch.equal(prefix.keys_values(slot)[0], key)
     close(parts[0] + parts[1], prefix.attend(call, slot)[0] - bare, 1e-10)
+
+
+@pytest.mark.parametrize("beside", ["linear", "content"])
+@pytest.mark.parametrize("name", ["llama", "deepseek_v3", "gpt_neox", "modernbert"])
+def test_rows_beside_a_prefix_without_positions_keep_their_own(name: str, beside: str) -> None:
+    """Only the prefix that asks for it is addressed by queries that no rotary embedding turned."""
+    architecture, names = zoo.BY_NAME[name], ["zero", "other", "joint", "zero", None]
+    model = architecture.make()
+    for prefix, variant in (("zero", "zero_init"), ("other", beside), ("joint", "p_tuning_v2")):
+        pt.attach(model, make_method(variant), name=prefix)
+    leave_start(model)
+    inputs = zoo.inputs_for(architecture, rows=len(names))
+    with pt.using(model, names):
+        mixed = logits(model, inputs)
+    for row, prefix in enumerate(names):
+        with pt.using(model, prefix):
+            close(mixed[row : row + 1], logits(model, rows_of(inputs, row)))

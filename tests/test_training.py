@@ -214,6 +214,22 @@ def test_the_loss_of_a_head_is_that_of_its_model(
     assert torch.allclose(ours, theirs, rtol=1e-5)
 
 
+def test_a_batch_in_which_nothing_is_to_be_predicted_has_a_loss_of_zero_and_spoils_no_other(
+    tmp_path: Path, bert: str
+) -> None:
+    rows = [{"tokens": ["Anna", "w"], "tags": ["B-NAME", "O"]}] * 3 + [{"tokens": ["\u3000"], "tags": ["O"]}]
+    data = {"train": tiny.jsonl(tmp_path / "rows.jsonl", rows), "test": None, "batch_size": 1}
+    run = config(tmp_path, "tagging", bert, **data, epochs=2, logging_steps=1)
+    trainer = trainer_of(run)
+    batches = [dict(batch) for batch in trainer.get_train_dataloader()]
+    (empty,) = [batch for batch in batches if not (batch["labels"] >= 0).any()]
+    for count in (None, 0, torch.tensor(0)):
+        assert trainer.compute_loss(trainer.model, dict(empty), num_items_in_batch=count) == 0
+    train(run, method())
+    losses = sorted(entry["loss"] for entry in history(run.output) if "loss" in entry)
+    assert len(losses) == 8 and losses[:2] == [0, 0] and losses[2] > 0 and losses[-1] < 10
+
+
 # --- the order of the data ---------------------------------------------------------------------------------------
 
 

@@ -79,8 +79,9 @@ def using(model: PreTrainedModel, names: str | Sequence[str | None] | None) -> I
 def gates(model: PreTrainedModel, **inputs: Any) -> dict[str, Tensor]:
     """How far the prefix in use is open, `{site: [B, L, P]}`: lambda times alpha, averaged over real positions.
 
-    L counts the layers that have a prefix; where lengths differ, the missing positions are NaN. Source: APT, the gate
-    weights of its section 4.4. Raises ConfigError when the prefix in use has no gates.
+    L counts the layers that have a prefix; where lengths differ, the missing positions are NaN, and so is a whole row
+    of padding, which has no text to average over. Source: APT, the gate weights of its section 4.4. Raises ConfigError
+    when the prefix in use has no gates.
     """
     bank = bank_of(model)
     seen: dict[str, dict[int, Tensor]] = {}

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from prefixtune import flash, kernel
+from prefixtune import flash, gating, kernel
 from prefixtune.gating import Origin
 from prefixtune.rotary import Rotation
 from prefixtune.trials import Trials, synchronised
@@ -179,6 +179,8 @@ def can_merge(call: AttentionCall) -> bool:
         and options.get("softcap") is None  # which sdpa refuses, with its own message
         and options.get("cache") is None  # a paged cache, which sdpa updates itself
         and (bias is None or not bias.requires_grad)
+        and (call.mask is None or not call.mask.requires_grad)  # BEiT's learned bias comes in it
+        and not gating.transformed()
         and call.prefix_bias is None
         and call.prefix_mask is None
     )

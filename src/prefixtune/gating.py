@@ -61,7 +61,17 @@ def token_gate(
     hidden `[B, T, d]`, weight `[d, P]`, bias `[P]`, layer_gate `[]`; with an `origin`, `hidden` is not kept either.
     Differentiable once. Source: APT (Zhang et al. 2023, arXiv 2305.15212), equations 2 and 3.
     """
-    return _TokenGate.apply(hidden, weight, bias, layer_gate, origin)
+    if not transformed():
+        return _TokenGate.apply(hidden, weight, bias, layer_gate, origin)
+    dtype = _dtype(hidden, weight)
+    logit = hidden.to(dtype) @ weight.to(dtype)
+    alpha = torch.sigmoid(logit if bias is None else logit + bias.to(dtype))
+    return alpha if layer_gate is None else alpha * layer_gate.to(dtype)
+
+
+def transformed() -> bool:
+    """Whether this runs under `torch.func` (grad, vmap), which cannot see into an operation with its own backward."""
+    return torch._C._are_functorch_transforms_active()
 
 
 def repeat_of(gate: Tensor | None) -> Callable[[], Tensor] | None:
@@ -83,8 +93,7 @@ class _TokenGate(torch.autograd.Function):
         layer_gate: Tensor | None,
         origin: Origin | None,
     ) -> Tensor:
-        kind = hidden.device.type
-        ctx.dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        ctx.dtype = _dtype(hidden, weight)
         ctx.make = None if origin is None else origin.make
         ctx.repeated = None
         ctx.save_for_backward(hidden if origin is None else origin.source.detach(), weight, bias, layer_gate)
@@ -121,6 +130,12 @@ class _TokenGate(torch.autograd.Function):
             if ctx.needs_input_grad[2]:
                 d_bias = d_logit.sum((0, 1)).to(weight.dtype)
         return d_hidden, d_weight, d_bias, d_layer_gate, None
+
+
+def _dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
+    """Autocast's, where it is on."""
+    kind = hidden.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
 
 
 def _alpha(hidden: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:

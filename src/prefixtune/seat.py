@@ -128,6 +128,8 @@ class Seat:
                     "the first token cannot read it; use a method without gates that read the input"
                 )
             call = replace(call, start=self.stack.start(forward, slot, call.hidden))
+        if call.rotation is not None and not prefix.by_content:  # another group asked for it
+            call = replace(call, rotation=None)
         made, mask = group.made.get(slot.key), scrolled(prefix, slot, forward, self.stack.site)
         bias = self._prefix_bias(prefix, slot, call, forward)
         if made is not None or mask is not None or bias is not None:  # a copy of a call takes its time in decoding
@@ -157,11 +159,12 @@ class Seat:
             return None
         source = bias_source(call.module, self.stack.module)
         T, past, device = call.query.shape[2], forward.past, call.query.device
+        keys = max(past + offset + T, slot.length)  # a prefix may reach past where the text ends
         if forward.mask is None or forward.positions is None:
-            bias = source.compute_bias(T, past + offset + T, device=device, past_seen_tokens=past + offset)
+            bias = source.compute_bias(T, keys, device=device, past_seen_tokens=past + offset)
             return bias[..., : slot.length]
         # Where padding may stand to the left: of every position, and then those where each row's tokens are.
-        bias = source.compute_bias(past + T, past + offset + T, device=device, past_seen_tokens=offset)
+        bias = source.compute_bias(past + T, keys, device=device, past_seen_tokens=offset)
         return bias[0, :, forward.positions, : slot.length].transpose(0, 1)
 
 

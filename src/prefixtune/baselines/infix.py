@@ -100,6 +100,15 @@ class InfixMethod(Method):
         return InfixPrefix(self, slots, self.inner.restore(slots, folded))
 
 
+class Placed(tuple[Tensor, Tensor]):
+    """Keys and values of one forward, and which of its queries see them.
+
+    Gradient checkpointing runs layers again when the model has long forgotten the place, or has another one.
+    """
+
+    seen_from: Tensor | float
+
+
 class InfixPrefix(Prefix):
     """Keys and values behind a mask that the forward's place decides."""
 
@@ -117,12 +126,19 @@ class InfixPrefix(Prefix):
         return self.inner.keys_values(slot)
 
     def made_ahead(self, sites: Sequence[str]) -> Mapping[str, KeysValues]:
-        return self.inner.made_ahead(sites)
+        made, placed = self.inner.made_ahead(sites), {}
+        for name, slot in self.slots.items():
+            if slot.layer.site in sites:
+                placed[name] = Placed(made[name] if name in made else self.keys_values(slot))
+                placed[name].seen_from = self.seen_from
+        return placed
 
     def attend(self, call: AttentionCall, slot: Slot) -> tuple[Tensor, Tensor | None]:
         B, T = call.query.shape[0], call.query.shape[2]
-        if not isinstance(self.seen_from, float) or self.seen_from > 0:
-            seen = self._behind(T, call.query.device)[:, None, :, None]  # [B|1, 1, T, 1]
+        assert isinstance(call.made, Placed)  # the seam brings it in every forward
+        place = call.made.seen_from
+        if not isinstance(place, float) or place > 0:
+            seen = _behind(place, T, call.query.device)[:, None, :, None]  # [B|1, 1, T, 1]
             call = replace(call, prefix_mask=seen.expand(B, 1, T, slot.length))
         return super().attend(call, slot)
 
@@ -147,17 +163,17 @@ class InfixPrefix(Prefix):
             positions = real_positions(ids, text_mask(mask, past, ids.shape[1], None), past)
         if mask is None:  # without one, the leap in the positions would be that of a packed row
             mask = torch.ones(len(ids), past + T, dtype=torch.long, device=ids.device)
-        moved = positions + self.longest * self._behind(T, ids.device).long()
+        moved = positions + self.longest * _behind(self.seen_from, T, ids.device).long()
         return args, kwargs | {"position_ids": moved, "attention_mask": mask}
 
     def close(self, model: PreTrainedModel, args: tuple[Any, ...], output: Any) -> None:
         """Forward hook of the model, called after an error too."""
         self.seen_from = math.inf
 
-    def _behind(self, length: int, device: torch.device) -> Tensor:
-        """`[B|1, T]`: which of the queries see the infix."""
-        place = torch.as_tensor(self.seen_from, device=device).view(-1, 1)
-        return torch.arange(length, device=device) >= place
+
+def _behind(seen_from: Tensor | float, length: int, device: torch.device) -> Tensor:
+    """`[B|1, T]`: which of the queries see the infix."""
+    return torch.arange(length, device=device) >= torch.as_tensor(seen_from, device=device).view(-1, 1)
 
 
 class PlacedText2Text(Text2Text):

@@ -164,7 +164,8 @@ class GatedPrefix(Prefix):
             return call.start[:, None]
         if self.reads == "mean" and call.real is not None:
             weight = call.real[..., None].to(call.hidden.dtype)  # [B, T, 1]
-            return (call.hidden * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
+            text = weight.sum(1, keepdim=True).clamp(min=1)  # a NaN in a row of padding would reach every gradient
+            return (call.hidden * weight).sum(1, keepdim=True) / text
         return call.hidden.mean(1, keepdim=True) if self.reads == "mean" else call.hidden
 
     def fold(self) -> dict[str, Tensor]:

@@ -139,6 +139,7 @@ class Experiment:
         axis: what `Arm.x` is.
         sweeps: the option that the arms differ in; `--lengths` and the search leave it alone.
         notes: what the caption has to say of it.
+        departures: what it has to say of a cell whose recipe or head is not the paper's.
     """
 
     paper: str
@@ -155,6 +156,7 @@ class Experiment:
     axis: str | None = None
     sweeps: str | None = None
     notes: str = ""
+    departures: Callable[[Cell], Sequence[str]] = lambda cell: ()
 
     def runs(self, arm: Arm) -> int:
         """How many runs an arm makes in a cell, as the paper has it: without a search."""

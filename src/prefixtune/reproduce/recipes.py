@@ -84,6 +84,30 @@ NER = ("conll2003", "conll04", "ontonotes")
 MORE_SUPERGLUE, MORE_NER = ("cb", "multirc"), ("conllpp", "wnut")  # not in APT's tables
 
 
+_CLASSIFIED, _SPANS = ("boolq", "cb", "multirc", "rte"), ("wic", "wsc")
+_TWO_LAYERS = ("roberta", "deberta", "electra", "distilbert", "modernbert")  # in transformers' own head
+_NEIGHBOUR = {"cb": "near COPA's and WSC's", "multirc": "BoolQ's", "conllpp": "CoNLL-2003's", "wnut": "CoNLL-2003's"}
+
+
+def departures(cell: Cell) -> tuple[str, ...]:
+    """Where a cell's recipe or head is not that of P-Tuning v2's authors, for the caption."""
+    corpus, kind, told = cell.corpus, cell.base.kind, []
+    if corpus in _NEIGHBOUR:
+        told.append(f"{corpus}: not among the authors' scripts that were read; the recipe is {_NEIGHBOUR[corpus]}.")
+    if corpus == "wic" and "roberta" not in kind:
+        told.append("wic: P-Tuning v2's authors train BERT with an MLP at a rate of 1e-4; here without, at RoBERTa's.")
+    if corpus == "conll2003" and "roberta" not in kind:
+        told.append("conll2003: P-Tuning v2's authors have no recipe for BERT; rate, length and epochs are RoBERTa's.")
+    if corpus in _CLASSIFIED and any(name in kind for name in _TWO_LAYERS):
+        told.append(
+            f"{corpus}: the papers put one linear layer on [CLS]; {kind}'s own head has two layers (on RoBERTa-large "
+            "1.05 M numbers), which every row trains and stores."
+        )
+    if corpus in _SPANS:
+        told.append(f"{corpus}: the head reads [CLS] beside the mean state of each marked span, not [CLS] alone.")
+    return tuple(told)
+
+
 def _p_tuning_v2(cell: Cell) -> tuple[float, int, int, int]:
     bert, roberta = _P_TUNING_V2[cell.corpus or ""]
     return roberta if "roberta" in cell.base.kind else bert

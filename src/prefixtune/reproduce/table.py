@@ -219,6 +219,7 @@ def caption(found: Findings) -> list[str]:
         lines.append("A smoke run (--quick): its numbers mean nothing.")
     if experiment.notes:
         lines.append(experiment.notes)
+    lines += dict.fromkeys(told for row in found.rows for told in experiment.departures(row.cell))
     if any(figure.unverified for figure in experiment.figures):
         lines.append("unverified: the figure could not be checked against the paper's own text.")
     return lines + [f"Left out: {corpus}: {reason}" for corpus, reason in found.left_out.items()]

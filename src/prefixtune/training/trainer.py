@@ -130,7 +130,9 @@ class PrefixTrainer(Trainer):
 
     def _loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         total, count = token_losses(outputs["logits"], labels, shifted=False)
-        return total / (count if num_items_in_batch is None else num_items_in_batch)
+        items = count if num_items_in_batch is None else num_items_in_batch
+        # Where all labels are ignored, 0 and not 0 / 0, which would stay in Trainer's running sum for good.
+        return total / (items.clamp(min=1) if isinstance(items, Tensor) else max(items, 1))
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device

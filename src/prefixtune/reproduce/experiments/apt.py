@@ -28,6 +28,7 @@ EXPERIMENT = Experiment(
     more=(*recipes.MORE_SUPERGLUE, *recipes.MORE_NER),
     arms=arms,
     recipe=recipes.understanding,
+    departures=recipes.departures,
     figures=papers.APT,
     notes="The paper chooses batches among 8, 16 and 32; here they are P-Tuning v2's. LoRA (of APT's size, rate 1e-3) "
     "and the linear probe (rate 1e-2) are not in the paper.",

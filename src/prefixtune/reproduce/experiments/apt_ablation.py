@@ -25,5 +25,6 @@ EXPERIMENT = Experiment(
     more=(*recipes.MORE_SUPERGLUE, *recipes.MORE_NER),
     arms=arms,
     recipe=recipes.understanding,
+    departures=recipes.departures,
     seeds=5,
 )

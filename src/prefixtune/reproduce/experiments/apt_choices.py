@@ -31,4 +31,5 @@ EXPERIMENT = Experiment(
     more=(*recipes.MORE_SUPERGLUE, *recipes.MORE_NER),
     arms=arms,
     recipe=recipes.understanding,
+    departures=recipes.departures,
 )

@@ -23,6 +23,7 @@ EXPERIMENT = Experiment(
     more=recipes.MORE_SUPERGLUE,
     arms=arms,
     recipe=recipes.few_shot,
+    departures=recipes.departures,
     seeds=5,
     sizes=(16, 32),
     dev_share=1.0,

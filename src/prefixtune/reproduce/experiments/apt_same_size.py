@@ -33,6 +33,7 @@ EXPERIMENT = Experiment(
     more=(*recipes.MORE_SUPERGLUE, *recipes.MORE_NER),
     arms=arms,
     recipe=recipes.understanding,
+    departures=recipes.departures,
     notes="Fast keys have five times the rate of the rest; under zero-init the head has a tenth of it; under linear, "
     "which has no dropout, values have three tenths and the head six.",
 )

@@ -27,6 +27,7 @@ EXPERIMENT = Experiment(
     more=(*recipes.MORE_SUPERGLUE, *recipes.MORE_NER),
     arms=arms,
     recipe=recipes.understanding,
+    departures=recipes.departures,
     notes="The paper does not give its rounding rule. Here positions are shared out in proportion to each layer's "
     "gate by largest remainders; gates are read over training examples.",
 )
