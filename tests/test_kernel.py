@@ -239,6 +239,55 @@ def test_low_precision_stays_near_the_formula(gate: str, dtype: torch.dtype, tol
         assert gap <= tolerance, f"{gap:.3g}"
 
 
+def prefix_errors(
+    function: Callable[..., Tensor], inputs: tuple[Tensor | None, ...], exact: list[Tensor]
+) -> list[float]:
+    """The relative errors of a prefix's gradients, and its gate's, for a loss that pulls all tokens the same way."""
+    return [
+        float((got.double() - wanted).norm() / wanted.norm())
+        for got, wanted in zip(pulled(function, inputs), exact, strict=True)
+    ]
+
+
+def pulled(function: Callable[..., Tensor], inputs: tuple[Tensor | None, ...]) -> list[Tensor]:
+    out = function(*inputs)
+    weights = 1 + torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return list(torch.autograd.grad(out, [x for x in inputs[3:] if x is not None], weights.to(out)))
+
+
+@pytest.mark.parametrize("short", [0, 128], ids=["long prefix", "short prefix"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("gate", GATES)
+def test_in_low_precision_many_tokens_add_up_to_gradients_as_near_as_the_formulas_own(
+    gate: str, dtype: torch.dtype, short: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "SHORT", short)
+    queries, shape = 4100, GATES[gate]
+    low = tensors((2, 1), shape and (shape[0], shape[1] if shape[1] == 1 else queries), queries=queries, dtype=dtype)
+    exact = tuple(x if x is None else x.detach().double().requires_grad_() for x in low)
+    wanted = pulled(lambda *x: formula(*x, None, False), exact)
+    ours = prefix_errors(lambda *x: merged_attention(*x, None, False, SCALE), low, wanted)
+    theirs = prefix_errors(lambda *x: formula(*x, None, False), low, wanted)
+    for own, other in zip(ours, theirs, strict=True):
+        assert own <= 2 * other + torch.finfo(dtype).eps / 8, f"{ours} against {theirs}"
+
+
+@pytest.mark.parametrize("automatic", [False, True], ids=["cast", "autocast"])
+def test_attention_to_the_prefix_alone_adds_up_many_tokens_as_well_in_low_precision(automatic: bool) -> None:
+    low = tensors((2, 1), queries=4100, dtype=torch.bfloat16)
+    exact = tuple(x if x is None else x.detach().double().requires_grad_() for x in low)
+    nothing = torch.zeros(1, 1, 1, S, dtype=torch.bool)
+    wanted = pulled(lambda *x: formula(*x, nothing, False), exact)
+    given = tuple(x if x is None else x.detach().float().requires_grad_() for x in low) if automatic else low
+    with torch.autocast("cpu", torch.bfloat16, enabled=automatic):
+        ours = prefix_errors(
+            lambda q, k, v, pk, pv, _: kernel.prefix_attention(q, pk, pv, SCALE).transpose(1, 2), given, wanted
+        )
+    theirs = prefix_errors(lambda *x: formula(*x, nothing, False), low, wanted)
+    for own, other in zip(ours, theirs, strict=True):
+        assert own <= 2 * other + torch.finfo(torch.bfloat16).eps / 8, f"{ours} against {theirs}"
+
+
 @pytest.mark.parametrize("gate", GATES)
 def test_autocast_computes_in_its_dtype_as_sdpa_does_and_gives_gradients_in_the_inputs(gate: str) -> None:
     inputs = tensors(gate=GATES[gate], dtype=torch.float32)
