@@ -467,6 +467,18 @@ def test_merging_is_chosen_where_it_was_measured_to_pay() -> None:
     assert pays(64, 1, 64, 16) and pays(8, 1, 40, 512) and not pays(1, 1, 64, 16) and not pays(1, 1, 512, 128)
 
 
+def test_in_bfloat16_a_position_gate_over_little_text_is_trained_by_the_formula() -> None:
+    def pays(text: int, dtype: torch.dtype = torch.bfloat16, trained: bool = True, length: int = 16) -> bool:
+        query, key = (torch.empty(8, heads, text, D, dtype=dtype, requires_grad=trained) for heads in (4, 2))
+        gate, prefix = torch.empty(8, text, length), torch.empty(2, length, D)
+        return attention.merging_pays(call(query=query, key=key, value=key)[0], prefix, prefix, gate)
+
+    assert not pays(64) and not pays(128) and pays(192) and pays(1024) and pays(64, length=512)
+    assert pays(64, trained=False) and pays(64, torch.float32) and pays(64, torch.float16)
+    with torch.no_grad():
+        assert pays(64)
+
+
 @pytest.mark.parametrize("copied", [0, 2**15], ids=["a call each", "gathered"])
 @pytest.mark.parametrize("kind", masks())
 @pytest.mark.parametrize("sizes", [(D, D), (D, 4), (4, D)], ids=str)
