@@ -5,8 +5,8 @@ tokens' and calls the model's own sdpa with a mask (a gate that differs by posit
 is `prefixtune.kernel`. Training is forward and backward of all inputs; decoding is one query a row, without a gradient.
 
 Times are of the processor on one thread, float32, 8 heads of size 64, medians of interleaved runs; a ratio is to the
-model's own attention without a prefix, in the same round. `--device cuda --dtype bfloat16` measures a GPU, by the
-clock, into a section of its own; there, what is chosen is what a trial found.
+model's own attention without a prefix, in the same round. `--dtype bfloat16` measures another dtype into a section of
+its own, and `--device cuda` a GPU, by the clock; there, what is chosen is what a trial found.
 """
 
 from __future__ import annotations
@@ -99,6 +99,19 @@ def now() -> float:
     return time.process_time() if device.type == "cpu" else synchronised(device)
 
 
+def title(device: str, dtype: str) -> str:
+    """The section's: a processor's numbers in float32 have the plain one."""
+    if device != "cpu":
+        return f"{SECTION} on {torch.cuda.get_device_name()}, {dtype}"
+    return SECTION if dtype == "float32" else f"{SECTION}, {dtype}"
+
+
+def command(device: str, dtype: str) -> str:
+    """What was called, without what is given by itself."""
+    given = [("device", device, "cpu"), ("dtype", dtype, "float32")]
+    return " ".join(["python benchmarks/attention.py", *(f"--{name} {x}" for name, x, usual in given if x != usual)])
+
+
 def line(label: str, call: AttentionCall, length: int, kind: str, seconds: float) -> list[str]:
     """One line of the table."""
     without, joined, merged = ratios(call, length, kind, seconds)
@@ -135,10 +148,9 @@ def main() -> None:
             call = call_of(rows, queries, tokens, name == "padded", name != "decoding")
             lines.append(line(f"{rows}x{tokens}", call, length, kind, given.seconds))
         tables.append(f"### {name.capitalize()}\n\n" + report.table(head, lines))
-    device = "" if given.device == "cpu" else f" on {torch.cuda.get_device_name()}, {given.dtype}"
-    body = f"`python benchmarks/attention.py`{device}. {report.machine()}\n\n" + "\n".join(tables)
+    body = f"`{command(given.device, given.dtype)}`. {report.machine()}\n\n" + "\n".join(tables)
     if not given.dry:
-        report.write(SECTION + device, body)
+        report.write(title(given.device, given.dtype), body)
 
 
 if __name__ == "__main__":

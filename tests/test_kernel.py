@@ -239,6 +239,55 @@ def test_low_precision_stays_near_the_formula(gate: str, dtype: torch.dtype, tol
         assert gap <= tolerance, f"{gap:.3g}"
 
 
+def prefix_errors(
+    function: Callable[..., Tensor], inputs: tuple[Tensor | None, ...], exact: list[Tensor]
+) -> list[float]:
+    """The relative errors of a prefix's gradients, and its gate's, for a loss that pulls all tokens the same way."""
+    return [
+        float((got.double() - wanted).norm() / wanted.norm())
+        for got, wanted in zip(pulled(function, inputs), exact, strict=True)
+    ]
+
+
+def pulled(function: Callable[..., Tensor], inputs: tuple[Tensor | None, ...]) -> list[Tensor]:
+    out = function(*inputs)
+    weights = 1 + torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return list(torch.autograd.grad(out, [x for x in inputs[3:] if x is not None], weights.to(out)))
+
+
+@pytest.mark.parametrize("short", [0, 128], ids=["long prefix", "short prefix"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("gate", GATES)
+def test_in_low_precision_many_tokens_add_up_to_gradients_as_near_as_the_formulas_own(
+    gate: str, dtype: torch.dtype, short: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "SHORT", short)
+    queries, shape = 4100, GATES[gate]
+    low = tensors((2, 1), shape and (shape[0], shape[1] if shape[1] == 1 else queries), queries=queries, dtype=dtype)
+    exact = tuple(x if x is None else x.detach().double().requires_grad_() for x in low)
+    wanted = pulled(lambda *x: formula(*x, None, False), exact)
+    ours = prefix_errors(lambda *x: merged_attention(*x, None, False, SCALE), low, wanted)
+    theirs = prefix_errors(lambda *x: formula(*x, None, False), low, wanted)
+    for own, other in zip(ours, theirs, strict=True):
+        assert own <= 2 * other + torch.finfo(dtype).eps / 8, f"{ours} against {theirs}"
+
+
+@pytest.mark.parametrize("automatic", [False, True], ids=["cast", "autocast"])
+def test_attention_to_the_prefix_alone_adds_up_many_tokens_as_well_in_low_precision(automatic: bool) -> None:
+    low = tensors((2, 1), queries=4100, dtype=torch.bfloat16)
+    exact = tuple(x if x is None else x.detach().double().requires_grad_() for x in low)
+    nothing = torch.zeros(1, 1, 1, S, dtype=torch.bool)
+    wanted = pulled(lambda *x: formula(*x, nothing, False), exact)
+    given = tuple(x if x is None else x.detach().float().requires_grad_() for x in low) if automatic else low
+    with torch.autocast("cpu", torch.bfloat16, enabled=automatic):
+        ours = prefix_errors(
+            lambda q, k, v, pk, pv, _: kernel.prefix_attention(q, pk, pv, SCALE).transpose(1, 2), given, wanted
+        )
+    theirs = prefix_errors(lambda *x: formula(*x, nothing, False), low, wanted)
+    for own, other in zip(ours, theirs, strict=True):
+        assert own <= 2 * other + torch.finfo(torch.bfloat16).eps / 8, f"{ours} against {theirs}"
+
+
 @pytest.mark.parametrize("gate", GATES)
 def test_autocast_computes_in_its_dtype_as_sdpa_does_and_gives_gradients_in_the_inputs(gate: str) -> None:
     inputs = tensors(gate=GATES[gate], dtype=torch.float32)
@@ -417,6 +466,18 @@ def test_merging_is_chosen_where_it_was_measured_to_pay() -> None:
     assert not pays(4, 256, 256, 20)
     assert pays(4, 256, 256, 20, torch.empty(4, 256, 20)) and not pays(4, 256, 256, 20, torch.empty(4, 1, 20))
     assert pays(64, 1, 64, 16) and pays(8, 1, 40, 512) and not pays(1, 1, 64, 16) and not pays(1, 1, 512, 128)
+
+
+def test_in_bfloat16_a_position_gate_over_little_text_is_trained_by_the_formula() -> None:
+    def pays(text: int, dtype: torch.dtype = torch.bfloat16, trained: bool = True, length: int = 16) -> bool:
+        query, key = (torch.empty(8, heads, text, D, dtype=dtype, requires_grad=trained) for heads in (4, 2))
+        gate, prefix = torch.empty(8, text, length), torch.empty(2, length, D)
+        return attention.merging_pays(call(query=query, key=key, value=key)[0], prefix, prefix, gate)
+
+    assert not pays(64) and not pays(128) and pays(192) and pays(1024) and pays(64, length=512)
+    assert pays(64, trained=False) and pays(64, torch.float32) and pays(64, torch.float16)
+    with torch.no_grad():
+        assert pays(64)
 
 
 @pytest.mark.parametrize("copied", [0, 2**15], ids=["a call each", "gathered"])

@@ -134,11 +134,19 @@ def _sized(x: Tensor, size: int) -> Tensor:
 
 def prefix_attention(query: Tensor, prefix_key: Tensor, prefix_value: Tensor, scale: float) -> Tensor:
     """Attention of every query of the batch `[B, H, T, Dk]` to the prefix `[G, P, D]` alone: `[B, H, T, Dv]`."""
+    query, B = _sized(query, query.shape[3]), len(query)
     grouped = query.shape[1] != len(prefix_key)
-    out = F.scaled_dot_product_attention(
-        one_row(query), prefix_key[None], prefix_value[None], scale=scale, enable_gqa=grouped
-    )
-    return as_rows(out, len(query))
+
+    def attend(some: Tensor) -> Tensor:
+        keys, values = prefix_key[None].to(query.dtype), prefix_value[None].to(query.dtype)
+        return F.scaled_dot_product_attention(some, keys, values, scale=scale, enable_gqa=grouped)
+
+    row = one_row(query)
+    if not _rounds_sums(query) or row.shape[2] <= QUERIES:
+        return as_rows(attend(row), B)
+    prefix_key, prefix_value = prefix_key.float(), prefix_value.float()  # so are the sums of their gradients
+    outs = [attend(some).transpose(1, 2) for some in row.split(QUERIES, dim=2)]
+    return as_rows(torch.cat(outs, dim=1).transpose(1, 2), B)
 
 
 def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -249,21 +257,62 @@ def _by_sequence_backward(
 ) -> Gradients:
     B, _, T, _ = query.shape
     keys, values = _folded(prefix_key, gate, query), _folded(prefix_value, gate, query)
+    part = _summed_backward if _rounds_sums(query) else _whole_backward
     if len(keys) == B:
-        d_query, d_keys, d_values = flash.backward(grad, query, keys, values, out, lse, None, False, scale)
+        d_query, d_keys, d_values = part(grad, query, keys, values, out, lse, scale)
     else:
         one_grad, one_query, one_out = one_row(grad), one_row(query), one_row(out)
         one_lse = one_row(lse[..., None])[..., 0]
-        d_query, d_keys, d_values = flash.backward(
-            one_grad, one_query, keys, values, one_out, one_lse, None, False, scale
-        )
+        d_query, d_keys, d_values = part(one_grad, one_query, keys, values, one_out, one_lse, scale)
         d_query = as_rows(d_query, B)
     if gate is None:
-        return d_query, d_keys.sum(0), d_values.sum(0), None
+        return d_query, d_keys.sum(0).to(keys.dtype), d_values.sum(0).to(keys.dtype), None
     d_gate = (d_keys * prefix_key).sum((1, 3)) + (d_values * prefix_value).sum((1, 3))  # [B|1, P]
     factor = gate.mT[:, None].to(keys.dtype)
     d_gate = d_gate[:, None].sum_to_size(gate.shape).to(gate.dtype)
-    return d_query, (d_keys * factor).sum(0), (d_values * factor).sum(0), d_gate
+    d_prefix_key, d_prefix_value = ((x * factor).sum(0).to(keys.dtype) for x in (d_keys, d_values))
+    return d_query, d_prefix_key, d_prefix_value, d_gate
+
+
+QUERIES = 1024
+"""How many queries' gradients of the prefix torch may add up in 16 bits; fewer in a call take it longer for each."""
+
+SHORT = 128
+"""Prefixes shorter than this have their backward in float32, which takes less time for them than 16 bits do."""
+
+
+def _rounds_sums(query: Tensor) -> bool:
+    """Whether torch adds up gradients of keys and values in 16 bits: on a CPU, one rounding for each block of queries.
+
+    All queries of a batch are one row to the prefix, and the error would grow with their number.
+    """
+    return flash.on_cpu(query) and query.dtype in flash.LOW_PRECISION
+
+
+def _whole_backward(
+    grad: Tensor, query: Tensor, keys: Tensor, values: Tensor, out: Tensor, lse: Tensor, scale: float
+) -> flash.Parts:
+    return flash.backward(grad, query, keys, values, out, lse, None, False, scale)
+
+
+def _summed_backward(
+    grad: Tensor, query: Tensor, keys: Tensor, values: Tensor, out: Tensor, lse: Tensor, scale: float
+) -> flash.Parts:
+    """`_whole_backward` by runs of queries; the gradients of keys and values `[B|1, G, P, D]` are summed in float32."""
+    rows, heads, count, size = query.shape
+    dtype = torch.float32 if keys.shape[2] < SHORT else query.dtype
+    run = QUERIES if dtype == query.dtype else max(64, QUERIES // rows)  # no float32 copy of the whole batch
+    d_query = query.new_empty(rows, count, heads, size).transpose(1, 2)
+    d_keys, d_values = (torch.zeros_like(x, dtype=torch.float32) for x in (keys, values))
+    keys, values = keys.to(dtype), values.to(dtype)
+    for start in range(0, count, run):
+        at = slice(start, start + run)
+        some_grad, some_query, some_out = (x[:, :, at].to(dtype) for x in (grad, query, out))
+        parts = _whole_backward(some_grad, some_query, keys, values, some_out, lse[:, :, at], scale)
+        d_query[:, :, at] = parts[0]
+        d_keys += parts[1]
+        d_values += parts[2]
+    return d_query, d_keys, d_values
 
 
 def _folded(prefix: Tensor, gate: Tensor | None, query: Tensor) -> Tensor:
