@@ -157,13 +157,23 @@ class Bank(nn.Module):
             if len(self._ran) < 2:  # more would say no more
                 self._ran.add(choice)
 
-    def note_forward(self) -> None:
-        """A forward begins that a backward may run again."""
-        self._remember(_choice(self._in_use()))
+    def begin(self, module: nn.Module) -> None:
+        """A forward of a stack begins. Raises ConfigError in a backward that runs it under who knows what.
 
-    def unchanged(self) -> bool:
-        """Whether all such forwards had what is in use now: since `using` began, or ever outside of it."""
-        return self._ran == {_choice(self._in_use())}
+        Such is that of a checkpoint around the whole model; layers that checkpoint themselves do not come here. What is
+        in use must be all that forwards ran under since `using` began, or ever outside of it.
+        """
+        chosen = self._in_use()
+        choice = chosen if chosen is None or isinstance(chosen, str) else tuple(chosen)
+        again = torch.is_grad_enabled() and torch._C._current_graph_task_id() != -1  # the number of a backward
+        if again and self._ran != {choice}:
+            raise ConfigError(
+                f"a backward runs {type(module).__name__} again, maybe under another prefix than before; call "
+                "backward inside the using(model, ...) of its forward, or checkpoint its layers instead: "
+                "gradient_checkpointing_enable()"
+            )
+        if not again and (module.training or torch.is_grad_enabled()):
+            self._remember(choice)
 
     def bare(self, batch: int) -> bool:
         """Whether no row of a batch has a prefix; False where the names are not for as many rows."""
@@ -209,10 +219,6 @@ class Bank(nn.Module):
         for config, own, ours in self.configs:
             if config._attn_implementation_internal == own:
                 config._attn_implementation_internal = ours
-
-
-def _choice(chosen: Sequence[str | None] | str | None) -> Choice:
-    return chosen if chosen is None or isinstance(chosen, str) else tuple(chosen)
 
 
 def _inner_key(name: str) -> str:

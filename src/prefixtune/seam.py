@@ -69,9 +69,7 @@ class Chooser(Protocol):
 
     def bare(self, batch: int) -> bool: ...
 
-    def note_forward(self) -> None: ...
-
-    def unchanged(self) -> bool: ...
+    def begin(self, module: nn.Module) -> None: ...
 
     def keep_names(self) -> None: ...
 
@@ -154,7 +152,7 @@ class Stack:
         """Forward pre-hook of the stack: choose prefixes for the rows and move the positions behind them."""
         self._end(threading.get_ident())  # of a forward that Ctrl-C broke off: torch calls no hook behind that
         self.chooser.keep_names()
-        self._know_again(module)
+        self.chooser.begin(module)
         named = dict(zip(self.parameters, args, strict=False)) | kwargs
         tokens = self._tokens(named)
         packed = self._packing(named, tokens)
@@ -171,20 +169,6 @@ class Stack:
             return None
         named["position_ids"] = self._moved(forward, self._standing(forward, named))
         return (), named
-
-    def _know_again(self, module: nn.Module) -> None:
-        """Raise ConfigError where a backward runs the model again, and not surely under what it ran under at first.
-
-        Such is a checkpoint around the whole model. Layers that checkpoint themselves do not come here.
-        """
-        if not torch.is_grad_enabled() or torch._C._current_graph_task_id() == -1:  # the number of a backward
-            if module.training or torch.is_grad_enabled():
-                self.chooser.note_forward()
-        elif not self.chooser.unchanged():
-            raise ConfigError(
-                f"a backward runs {type(module).__name__} again, and other prefixes were in use since; call backward "
-                "inside the using(model, ...) of its forward, or checkpoint its layers: gradient_checkpointing_enable()"
-            )
 
     def move_table(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Forward pre-hook of a position table that the stack calls by length: give it positions instead."""
