@@ -20,6 +20,7 @@ import prefixtune as pt
 from prefixtune import evaluation, methods, tasks
 from prefixtune.bank import bank_of
 from prefixtune.errors import ConfigError
+from prefixtune.packing import declare
 from prefixtune.prefix import Method
 from prefixtune.training import RunConfig, results
 from prefixtune.training.bench import Bench, read_data
@@ -208,7 +209,7 @@ def test_the_loss_of_a_head_is_that_of_its_model(
     trainer = trainer_of(config(tmp_path, task, bert))
     batch = next(iter(trainer.get_train_dataloader()))
     trainer.model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), declare():  # rows of tagging are packed
         theirs = trainer.model(**batch).loss
         ours = trainer.compute_loss(trainer.model, dict(batch))
     assert torch.allclose(ours, theirs, rtol=1e-5)
