@@ -198,18 +198,18 @@ def merging_pays(call: AttentionCall, prefix_key: Tensor, prefix_value: Tensor, 
     if T == 1:
         return B * (S + length) > 1024
     if gate is not None and gate.shape[1] > 1:
-        written_out = call.query.dtype == torch.bfloat16 and max(T, S) < SHORT_TEXT and length <= 128
-        return not (written_out and _is_trained(call))
+        short = max(T, S) < SHORT_TEXT and length <= SHORT_PREFIX
+        return not (short and call.query.dtype == torch.bfloat16 and _is_trained(call))
     return S >= 512 or 4 * length > S
 
 
-SHORT_TEXT = 192
-"""Fewer tokens train faster in bfloat16 with the formula written out, under a gate that differs by position.
+SHORT_TEXT, SHORT_PREFIX = 192, 32
+"""Fewer tokens behind such a prefix train faster in bfloat16 with the formula written out, under a gate by position.
 
 There, torch's flash backward takes 32 queries at a time, which is slow in bfloat16; the formula is plain products.
-Measured on one core with bfloat16 instructions as in benchmarks/attention.py: at 64 and 128 tokens with P=16 it takes
-0.5 to 1.0 of the attention without a prefix, merged takes 1.2 to 1.3; with P=100 0.9 to 1.6 and 1.6 to 1.9. From 192
-tokens on or with P=512 it is not ahead, nor in other dtypes; without a gradient it mostly loses (8x128: 2.0 and 1.4).
+benchmarks/attention.py --dtype bfloat16 has it: at 64 tokens with P=16 the formula takes 0.4 to 0.9 of the attention
+without a prefix, merged 1.2 to 1.4. It keeps its scores for the backward, so a longer prefix, with which it is a little
+faster still, is not worth the memory; at 16x256 it is behind.
 """
 
 
