@@ -207,9 +207,9 @@ SHORT_TEXT, SHORT_PREFIX = 192, 32
 """Fewer tokens behind such a prefix train faster in bfloat16 with the formula written out, under a gate by position.
 
 There, torch's flash backward takes 32 queries at a time, which is slow in bfloat16; the formula is plain products.
-benchmarks/attention.py --dtype bfloat16 has it: at 64 tokens with P=16 the formula takes 0.4 to 0.9 of the attention
-without a prefix, merged 1.2 to 1.4. It keeps its scores for the backward, so a longer prefix, with which it is faster too, is not
-worth the memory; at 16x256 it is behind.
+benchmarks/attention.py --dtype bfloat16 has it: at 64 tokens with P=16 the formula takes 0.4 to 0.7 of the attention
+without a prefix, merged 1.2 to 1.4. It keeps its scores for the backward, so a longer prefix, with which it is faster
+too, is not worth the memory; at 16x256 it is behind.
 """
 
 
