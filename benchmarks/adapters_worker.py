@@ -60,6 +60,7 @@ class Job:
     labels: int = 0
     length: int = 20
     hidden: int = 0  # of the prefix's MLP; 0: a flat prefix
+    leave_out: tuple[int, ...] = ()  # layers without a prefix
     prefixes: int = 1  # each for as many rows of the batch; 0: the bare model
     rows: int = 1
     tokens: int = 1
@@ -97,6 +98,7 @@ def equipped(model: Any, job: Job) -> Any:
     """A model given its prefixes."""
     adapters.init(model)
     options = {"bottleneck_size": job.hidden} if job.hidden else {"flat": True}
+    options["leave_out"] = list(job.leave_out)
     names = [str(number) for number in range(job.prefixes)]
     for name in names:
         model.add_adapter(name, config=adapters.PrefixTuningConfig(prefix_length=job.length, **options))

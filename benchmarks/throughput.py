@@ -21,7 +21,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +33,13 @@ import report
 import torch
 import transformers as tf
 from train_step import frozen_floor
+from transformers import AutoConfig
 
 import prefixtune as pt
 from prefixtune import tasks
 from prefixtune.tasks.loading import load_base, window
+from prefixtune.tasks.task import Feature
+from prefixtune.training import activations
 from prefixtune.training.trainer import EpochSampler, PrefixTrainer, padding_share
 
 SECTION = "Training throughput"
@@ -46,6 +49,8 @@ BY_LENGTH = {"train_sampling_strategy": "group_by_length"}
 FOREIGN = {"adapters, default": {}, "adapters, by length": BY_LENGTH}
 """How the Trainer draws the batches of the `adapters` library's prefix."""
 LENGTH = 16
+Change = Callable[[Any], Any]
+"""What makes of a base the model that is trained."""
 
 
 @dataclass(frozen=True)
@@ -78,29 +83,51 @@ def works(given: argparse.Namespace) -> Iterator[Work]:
 class Timed:
     """One way to train, made to run `steps` steps at a time."""
 
-    def __init__(self, trainer: tf.Trainer, steps: int) -> None:
-        self.trainer, self.steps = trainer, steps
+    def __init__(self, trainer: tf.Trainer, steps: int, before: float = 0.0) -> None:
+        self.trainer, self.steps, self.before = trainer, steps, before
 
     def padding(self) -> float:
         """The share of padding in an epoch of batches by length."""
         lengths = [len(feature["input_ids"]) for feature in self.trainer.train_dataset]
         return padding_share(lengths, self.trainer.args.per_device_train_batch_size)
 
+    def draw(self, number: int) -> None:
+        """The batches' order from now on is that of this number."""
+        if isinstance(self.trainer._get_train_sampler(), EpochSampler):
+            self.trainer.state.epoch = float(number)
+        else:
+            torch.manual_seed(number)
+
     def time(self) -> float:
         """Processor seconds a useful token over the next steps."""
+        train, batches = self._training(), iter(self.trainer.get_train_dataloader())
+        next(batches)  # by length, the first batch is the longest
+        start = time.process_time()
+        tokens = sum(train(next(batches)) for _ in range(self.steps))
+        return (time.process_time() - start) / tokens
+
+    def run(self, epochs: int) -> float:
+        """Processor seconds of so many passes over the examples, and of what was before them."""
+        train, start = self._training(), time.process_time() - self.before
+        for epoch in range(epochs):
+            self.draw(epoch)
+            for batch in self.trainer.get_train_dataloader():
+                train(batch)
+        return time.process_time() - start
+
+    def _training(self) -> Callable[[dict[str, Any]], int]:
+        """A step over a batch, which answers how many useful tokens it had."""
         model, trainer = self.trainer.model, self.trainer
         model.train()
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad] or [torch.zeros(1)], lr=1e-5)
-        batches = iter(trainer.get_train_dataloader())
-        next(batches)  # by length, the first batch is the longest
-        tokens, start = 0, time.process_time()
-        for _ in range(self.steps):
-            batch = next(batches)
-            tokens += int(batch.get("attention_mask", torch.ones_like(batch["input_ids"])).sum())
+
+        def step(batch: dict[str, Any]) -> int:
             trainer.compute_loss(model, dict(batch)).backward()
             optimizer.step()
             optimizer.zero_grad()
-        return (time.process_time() - start) / tokens
+            return int(batch.get("attention_mask", torch.ones_like(batch["input_ids"])).sum())
+
+        return step
 
 
 class Foreign(Timed):
@@ -117,69 +144,114 @@ class Foreign(Timed):
         start = time.process_time()
         drawn = [next(batches) for _ in range(self.steps)]
         here = time.process_time() - start
-        tokens = sum(int(batch["attention_mask"].sum()) for batch in drawn)
-        sent = [{name: tensor.tolist() for name, tensor in batch.items()} for batch in drawn]
-        return (here + float(self.worker.ask(sent))) / tokens
+        return (here + self._there(drawn)) / sum(int(batch["attention_mask"].sum()) for batch in drawn)
+
+    def run(self, epochs: int) -> float:
+        """Processor seconds of so many passes over the examples, here and there."""
+        seconds = 0.0
+        for epoch in range(epochs):
+            self.draw(epoch)
+            start = time.process_time()
+            drawn = list(self.trainer.get_train_dataloader())
+            seconds += time.process_time() - start + self._there(drawn)
+        return seconds
+
+    def _there(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> float:
+        return float(self.worker.ask([{name: tensor.tolist() for name, tensor in batch.items()} for batch in batches]))
 
 
-def ways(
-    work: Work, steps: int, batch_size: int, folder: str, workers: dict[str, adapters_peer.Worker]
-) -> dict[str, Timed]:
-    """Every way, its model fresh."""
+class Maker:
+    """Makes the ways to train one task, each with a fresh model."""
 
-    def arguments(**options: Any) -> tf.TrainingArguments:
+    def __init__(self, work: Work, steps: int, batch_size: int, folder: str) -> None:
+        self.work, self.steps, self.batch_size, self.folder = work, steps, batch_size, folder
+
+    def _arguments(self, **options: Any) -> tf.TrainingArguments:
         return tf.TrainingArguments(
-            output_dir=folder, per_device_train_batch_size=batch_size, report_to=[], remove_unused_columns=False,
-            use_cpu=True, seed=1, label_names=["labels"], dataloader_pin_memory=False, **options,
+            output_dir=self.folder, per_device_train_batch_size=self.batch_size, report_to=[],
+            remove_unused_columns=False, use_cpu=True, seed=1, label_names=["labels"], dataloader_pin_memory=False,
+            **options,
         )  # fmt: skip
 
-    def ours(change: Callable[[Any], Any], packing: str) -> Timed:
-        model, tokenizer = work.load()
+    def _features(self, model: Any, tokenizer: Any) -> list[Feature]:
+        return self.work.task.features(self.work.table, model, tokenizer, window(model, tokenizer, LENGTH))
+
+    def ours(self, change: Change, packing: str, passes: float = 1) -> Timed:
+        """Our Trainer; over more than one pass, frozen layers below the lowest prefix run once for each example."""
+        model, tokenizer = self.work.load()
         model = change(model)
-        features = work.task.features(work.table, model, tokenizer, window(model, tokenizer, LENGTH))
-        layout = work.task.layout(model, tokenizer, packing)
-        return Timed(
-            PrefixTrainer(
-                judge=None, sentence_sum=False, layout=layout, model=model, args=arguments(), train_dataset=features
-            ),
-            steps,
-        )
+        features, layout = self._features(model, tokenizer), self.work.task.layout(model, tokenizer, packing)
+        start = time.process_time()
+        kept = activations.keep(model, layout, features, batch_size=self.batch_size, passes=passes)
+        before = time.process_time() - start
+        trainer = PrefixTrainer(
+            judge=None, sentence_sum=False, layout=layout, kept=kept, model=model, args=self._arguments(),
+            train_dataset=features,
+        )  # fmt: skip
+        return Timed(trainer, self.steps, before)
 
-    def plain(change: Callable[[Any], Any], **options: Any) -> tf.Trainer:
-        model, tokenizer = work.load()
-        features = work.task.features(work.table, model, tokenizer, window(model, tokenizer, LENGTH))
-        collator = work.task.collator(model, tokenizer)
+    def _plain(self, change: Change, **options: Any) -> tf.Trainer:
+        model, tokenizer = self.work.load()
         return tf.Trainer(
-            model=change(model), args=arguments(**options), train_dataset=features, data_collator=collator
-        )
+            model=change(model), args=self._arguments(**options), train_dataset=self._features(model, tokenizer),
+            data_collator=self.work.task.collator(model, tokenizer),
+        )  # fmt: skip
 
-    def theirs(change: Callable[[Any], Any], **options: Any) -> Timed:
-        return Timed(plain(change, **options), steps)
+    def theirs(self, change: Change, **options: Any) -> Timed:
+        """Transformers' own Trainer, with these options."""
+        return Timed(self._plain(change, **options), self.steps)
 
-    def foreign(name: str, worker: adapters_peer.Worker) -> Timed:
-        trainer = plain(lambda model: model, **FOREIGN[name])
-        labels = trainer.model.config.num_labels if work.peft_type == "TOKEN_CLS" else 0
-        return Foreign(trainer, steps, worker.begin("feeding", folder=work.model, labels=labels, length=LENGTH))
+    def foreign(self, worker: adapters_peer.Worker, leave_out: Sequence[int] = (), **options: Any) -> Foreign:
+        """The `adapters` library's prefix, but in the layers that are left out, on that Trainer's batches."""
+        trainer = self._plain(lambda model: model, **options)
+        labels = trainer.model.config.num_labels if self.work.peft_type == "TOKEN_CLS" else 0
+        job = {"folder": self.work.model, "labels": labels, "length": LENGTH, "leave_out": list(leave_out)}
+        return Foreign(trainer, self.steps, worker.begin("feeding", **job))
 
-    def prefixed(model: Any) -> Any:
-        return pt.attach(model, pt.PTuningV2(length=LENGTH))
-
-    def peft_prefix(model: Any) -> Any:
-        config = peft.PrefixTuningConfig(task_type=work.peft_type, num_virtual_tokens=LENGTH)
+    def peft_prefix(self, model: Any) -> Any:
+        """PEFT's prefix, which is in every layer."""
+        config = peft.PrefixTuningConfig(task_type=self.work.peft_type, num_virtual_tokens=LENGTH)
         return peft.get_peft_model(model, config)
 
-    def lora(model: Any) -> Any:
-        return peft.get_peft_model(model, peft.LoraConfig(task_type=work.peft_type, r=8))
+    def lora(self, model: Any, layers: Sequence[int] | None = None) -> Any:
+        """PEFT's LoRA in these layers, or in all."""
+        chosen = None if layers is None else list(layers)
+        config = peft.LoraConfig(task_type=self.work.peft_type, r=8, layers_to_transform=chosen)
+        return peft.get_peft_model(model, config)
 
+
+def prefixed(model: Any, layers: Sequence[int] | None = None) -> Any:
+    """The model with our prefix in these layers, or in all."""
+    return pt.attach(model, pt.PTuningV2(length=LENGTH, layers=layers))
+
+
+def called(folder: str) -> str:
+    """A base by the name of its folder, its kind and its size."""
+    config = AutoConfig.from_pretrained(folder)
+    return f"{Path(folder).name}: {config.model_type}, {config.num_hidden_layers} layers of width {config.hidden_size}"
+
+
+def floor(model: Any) -> Any:
+    """The model as `train_step.py` has it for its floor."""
+    return frozen_floor(model, None)
+
+
+def whole(model: Any) -> Any:
+    """The model, all of it trained."""
+    return model
+
+
+def ways(maker: Maker, workers: dict[str, adapters_peer.Worker]) -> dict[str, Timed]:
+    """Every way, its model fresh."""
     default, *others = PEERS
-    changes = (peft_prefix, lora, lambda model: model)
+    changes = (maker.peft_prefix, maker.lora, whole)
     return {
-        default: theirs(peft_prefix),
-        **{name: theirs(change, **BY_LENGTH) for name, change in zip(others, changes, strict=True)},
-        **{name: foreign(name, worker) for name, worker in workers.items()},
-        FLOOR: ours(lambda model: frozen_floor(model, None), "never"),
-        "padded": ours(prefixed, "never"),
-        "packed": ours(prefixed, "always"),
+        default: maker.theirs(maker.peft_prefix),
+        **{name: maker.theirs(change, **BY_LENGTH) for name, change in zip(others, changes, strict=True)},
+        **{name: maker.foreign(worker, **FOREIGN[name]) for name, worker in workers.items()},
+        FLOOR: maker.ours(floor, "never"),
+        "padded": maker.ours(prefixed, "never"),
+        "packed": maker.ours(prefixed, "always"),
     }
 
 
@@ -189,15 +261,11 @@ def measure(work: Work, given: argparse.Namespace) -> str:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as opened:
         foreign = FOREIGN if given.adapters else ()
         workers = {name: opened.enter_context(adapters_peer.Worker(given.adapters)) for name in foreign}
-        every = ways(work, given.steps, given.batch_size, folder, workers)
+        every = ways(Maker(work, given.steps, given.batch_size, folder), workers)
         found: list[dict[str, float]] = []
         for number in range(given.rounds):
             for way in every.values():
-                sampler = way.trainer._get_train_sampler()
-                if isinstance(sampler, EpochSampler):
-                    way.trainer.state.epoch = float(number)
-                else:
-                    torch.manual_seed(number)
+                way.draw(number)
             found.append({name: every[name].time() for name in order.sample(list(every), len(every))})
     lines, compared = [], [FLOOR, *PEERS, *foreign]
     for name in every:
@@ -206,7 +274,7 @@ def measure(work: Work, given: argparse.Namespace) -> str:
         print(work.name, *lines[-1], sep="\t", flush=True)
     head = ["way", "useful tokens/s", *(f"time / {name}" for name in compared)]
     share = f"{every['padded'].padding():.1%} padding in batches by length"
-    title = f"### {work.name} ({Path(work.model).name}, batches of {given.batch_size}, P={LENGTH}, {share})"
+    title = f"### {work.name} ({called(work.model)}, batches of {given.batch_size}, P={LENGTH}, {share})"
     print(title)
     return f"{title}\n\n" + report.table(head, lines)
 

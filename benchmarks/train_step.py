@@ -73,7 +73,7 @@ class Case:
         return f"{self.rows}x{self.tokens}, P={self.length}"
 
 
-CASES = (Case(8, 64, 100, rounds=15), Case(4, 256, 20, rounds=9), Case(2, 1024, 128, rounds=5))
+CASES = (Case(8, 64, 100, rounds=15), Case(4, 256, 20, rounds=9), Case(2, 1024, 128, rounds=7))
 
 
 SHAPE = {
@@ -147,7 +147,9 @@ METHODS: dict[str, Callable[[tf.PreTrainedModel, Case], torch.nn.Module]] = {
     "P-Tuning v2, bf16": lambda model, case: pt.attach(model.bfloat16(), pt.PTuningV2(length=case.length)),
     "APT, bf16": lambda model, case: pt.attach(model.bfloat16(), pt.AdaptivePrefix(length=case.length)),
     f"{FLOOR}, checkpointed": lambda model, case: checkpointed(frozen_floor(model, case)),
-    "P-Tuning v2, checkpointed": lambda model, case: checkpointed(pt.attach(model, pt.PTuningV2(length=case.length))),
+    "P-Tuning v2, checkpointed": lambda model, case: checkpointed(METHODS["P-Tuning v2"](model, case)),
+    "Prefix-Tuning, checkpointed": lambda model, case: checkpointed(METHODS["Prefix-Tuning"](model, case)),
+    "APT, checkpointed": lambda model, case: checkpointed(METHODS["APT"](model, case)),
 }
 
 
