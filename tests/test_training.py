@@ -533,7 +533,7 @@ def test_a_run_without_matplotlib_says_so_and_goes_on(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     run = config(tmp_path, "classification", bert, epochs=1)
     train(run, method())
-    assert "no plot: matplotlib is not installed" in capsys.readouterr().err
+    assert "no plot: pictures need matplotlib" in capsys.readouterr().err
     assert not (Path(run.output) / results.PLOT).exists()
 
 

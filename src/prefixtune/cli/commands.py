@@ -64,7 +64,7 @@ _Flat = Annotated[DecodingOptions | None, Parameter(name="*")]
 def evaluate(
     *, prefix: str, data: str, model: str | None = None, split: str = "test", subset: str | None = None,
     columns: str | None = None, data_format: str | None = None, batch_size: Whole = 32, dtype: str = "auto",
-    output: Path | None = None, predictions: Path | None = None, decoding: _Flat = None,
+    output: Path | None = None, predictions: Path | None = None, report: Path | None = None, decoding: _Flat = None,
 ) -> None:  # fmt: skip
     """Score a prefix on data; the metrics are printed as JSON.
 
@@ -80,11 +80,18 @@ def evaluate(
         dtype: Type of the base model's weights: auto (as in training), float32, bfloat16, float16.
         output: File to write the metrics to, as well.
         predictions: JSONL file to write the model's answers to, one a row (text to text: one a source).
+        report: HTML file to write: the scores, gates where there are any, curves, samples and configuration.
     """
     from prefixtune import evaluation, tasks
-    from prefixtune.training import results
+    from prefixtune.checkpoint import local_folder
+    from prefixtune.probe.report import Scored, of_run, read_record
+    from prefixtune.training import curves, results
 
-    results.check_files({"--output": output, "--predictions": predictions}, {"--data": data})
+    files = {"--output": output, "--predictions": predictions, "--report": report}
+    results.check_files(files, {"--data": data})
+    if report is not None:
+        curves.check_library()
+        read_record(local_folder(prefix))  # a broken one shows before the work
     renames = column_names(columns)
     table = tasks.read(data, split=split, subset=subset, form=data_format, columns=renames)
     loaded = evaluation.load(model, {"default": prefix}, dtype=dtype)
@@ -93,11 +100,14 @@ def evaluate(
     how = evaluation.trained_decoding(loaded.metadata["default"], **(decoding or DecodingOptions()).overrides())
     scores, answers = evaluation.evaluate(loaded, "default", table, batch_size=batch_size, decoding=how)
     print(json.dumps(scores, indent=2))
+    facts = {"model": model or loaded.model.config._name_or_path, "prefix": prefix, "data": data}
     if output is not None:
-        base = loaded.model.config._name_or_path
-        results.write_json(output, {"model": base, "prefix": prefix, "data": data, **scores})
+        results.write_json(output, {**facts, **scores})
     if predictions is not None:
         results.write_text(predictions, "".join(json.dumps(a, ensure_ascii=False) + "\n" for a in answers))
+    if report is not None:
+        scored = Scored(loaded, "default", local_folder(prefix), table, scores, answers, how, facts)
+        results.write_text(report, of_run(scored, batch_size=batch_size))
 
 
 def generate(

@@ -1,17 +1,15 @@
-"""Pictures as PNG: the gates as a heat map of layers and positions, groups against the mean, a run's curves."""
+"""Pictures as PNG: the gates as a heat map of layers and positions, groups against the mean."""
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prefixtune.errors import ConfigError
+from prefixtune.training.curves import BLUE, PAPER, blank, png
 
-BLUE, ORANGE, GREY = "#2171b5", "#d94801", "#999999"
-_PAPER = "#eeeeee"  # where there is no position
+GREY = "#999999"
 _FEW = 32
 """Up to this many layers or positions, every one has its number and a white line to the next."""
 
@@ -29,12 +27,12 @@ class Panel:
 def gates_png(panels: Sequence[Panel], title: str) -> bytes:
     """One heat map a panel, the layer gates beside it. Raises ConfigError without matplotlib."""
     heights = [max(_height(len(panel.layers)), 3.5) for panel in panels]
-    figure = _figure(9.0, sum(heights) + 0.5)
+    figure = blank(9.0, sum(heights) + 0.5)
     grid = figure.subplots(len(panels), 2, width_ratios=(3.4, 1.0), height_ratios=heights, squeeze=False)
     for (heat, bars), panel in zip(grid, panels, strict=True):
         paint(figure, heat, bars, panel)
     figure.suptitle(title, fontsize=12, x=0.01, ha="left", parse_math=False)
-    return _png(figure)
+    return png(figure)
 
 
 def paint(figure: Any, heat: Any, bars: Any, panel: Panel) -> None:
@@ -71,7 +69,7 @@ def groups_png(panels: Sequence[Panel], mean: Sequence[Sequence[float]], title: 
     most = max(abs(value) for rows in offsets for row in rows for value in row if not math.isnan(value)) or 1.0
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = _figure(3.2 * columns + 1.0, rows * _height(len(panels[0].layers)) + 0.5)
+    figure = blank(3.2 * columns + 1.0, rows * _height(len(panels[0].layers)) + 0.5)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for place, (heat, panel, values) in enumerate(zip(axes, panels, offsets, strict=False)):
         image = _heat(heat, values, "RdBu", -most, most)
@@ -88,40 +86,12 @@ def groups_png(panels: Sequence[Panel], mean: Sequence[Sequence[float]], title: 
     bar = figure.colorbar(image, ax=axes, location="left", fraction=0.03, pad=0.02)
     bar.outline.set_visible(False)
     figure.suptitle(title, fontsize=12, x=0.01, ha="left", parse_math=False)
-    return _png(figure)
-
-
-def history_png(history: Sequence[Mapping[str, Any]], metric: str | None) -> bytes | None:
-    """Training and development loss, and the metric beside them, over steps; None where nothing was logged."""
-    loss = [("loss", "training", BLUE), ("eval_loss", "development", ORANGE)]
-    score = [] if metric in (None, "loss") else [(f"eval_{metric}", "development", ORANGE)]
-    panels = [(name, curves) for name, curves in (("loss", loss), (metric, score)) if _points(history, curves)]
-    if not panels:
-        return None
-    figure = _figure(9.0, 3.0)
-    for axes, (name, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for label, points, colour in _points(history, curves):
-            marker = "o" if label == "development" else None
-            axes.plot(*zip(*points, strict=True), color=colour, label=label, marker=marker, markersize=3)
-        axes.set_title(name, fontsize=10, loc="left")
-        axes.set_xlabel("step")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color=_PAPER)
-        axes.legend(frameon=False, fontsize=9)
-    return _png(figure)
-
-
-def _points(history: Sequence[Mapping[str, Any]], curves: Sequence[tuple[str, str, str]]) -> list[tuple]:
-    found = [
-        (label, [(entry["step"], entry[key]) for entry in history if key in entry], colour)
-        for key, label, colour in curves
-    ]
-    return [curve for curve in found if curve[1]]
+    return png(figure)
 
 
 def _heat(axes: Any, values: Sequence[Sequence[float]], colours: str, low: float, high: float) -> Any:
     image = axes.imshow(values, cmap=colours, vmin=low, vmax=high, aspect="auto", origin="lower")
-    axes.set_facecolor(_PAPER)  # NaN is transparent
+    axes.set_facecolor(PAPER)  # NaN is transparent
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
     return image
@@ -149,20 +119,3 @@ def _height(layers: int) -> float:
 
 def _minus(values: Sequence[Sequence[float]], mean: Sequence[Sequence[float]]) -> list[list[float]]:
     return [[a - b for a, b in zip(row, other, strict=True)] for row, other in zip(values, mean, strict=True)]
-
-
-def _figure(width: float, height: float) -> Any:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError("the pictures of the gates need matplotlib: pip install 'prefixtune[plots]'") from error
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _png(figure: Any) -> bytes:
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=150, metadata={"Software": None})
-    return data.getvalue()

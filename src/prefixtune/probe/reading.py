@@ -22,7 +22,7 @@ from prefixtune.bank import bank_of
 from prefixtune.errors import ConfigError, near_miss
 from prefixtune.evaluation import Loaded
 from prefixtune.geometry import SITES
-from prefixtune.methods.adaptive import AdaptivePrefix, GatedPrefix
+from prefixtune.methods.adaptive import AdaptivePrefix
 from prefixtune.prefix import Prefix, Slot
 from prefixtune.tasks import Table, Task
 from prefixtune.tasks.classification import Classification
@@ -119,16 +119,21 @@ def read_gates(loaded: Loaded, name: str, table: Table, *, by: str | None = None
     return Reading(_group(OVERALL, everything, "examples", prefix), by, groups)
 
 
+def has_gates(prefix: Prefix) -> bool:
+    """Whether there is anything to read."""
+    method = prefix.method
+    return isinstance(method, AdaptivePrefix) and (method.token_gate or method.layer_gate)
+
+
 def check(prefix: Prefix, task: Task, by: str | None) -> None:
     """Raise ConfigError when there is nothing to read, or nothing that differs from group to group."""
-    if not isinstance(prefix, GatedPrefix):
-        raise ConfigError(
-            f"the prefix is of the method {prefix.method.name()!r}, which has no gates; probe reads a prefix trained "
-            "with --method adaptive"
-        )
     method = prefix.method
-    assert isinstance(method, AdaptivePrefix)
-    if not method.token_gate and not method.layer_gate:
+    if not isinstance(method, AdaptivePrefix):
+        raise ConfigError(
+            f"the prefix is of the method {method.name()!r}, which has no gates; probe reads a prefix trained with "
+            "--method adaptive (a report without gates: prefixtune evaluate --report FILE)"
+        )
+    if not has_gates(prefix):
         raise ConfigError("the prefix was trained with neither a token gate nor a layer gate; there is nothing to read")
     if by is None:
         return

@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import shutil
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -239,38 +238,11 @@ def write_history(output: Path, history: Sequence[Mapping[str, Any]]) -> None:
     write_text(output / HISTORY, "".join(json.dumps(entry) + "\n" for entry in history))
 
 
-def plot(output: Path, metric: str | None) -> bool:
-    """Training and development loss, and the metric, over steps, from the log of a finished run.
-
-    False, and one line, without matplotlib.
-    """
-    try:
-        import matplotlib
-    except ImportError:
-        print("no plot: matplotlib is not installed (pip install prefixtune[plots])", file=sys.stderr)
-        return False
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    history = [json.loads(line) for line in (output / HISTORY).read_text(encoding="utf-8").splitlines()]
-    figure, left = pyplot.subplots(figsize=(7, 4))
-    for key, label, style in (("loss", "training loss", "C0-"), ("eval_loss", "development loss", "C1o-")):
-        points = [(entry["step"], entry[key]) for entry in history if key in entry]
-        if points:
-            left.plot(*zip(*points, strict=True), style, label=label, markersize=3)
-    left.set_xlabel("step")
-    left.set_ylabel("loss")
-    points = [(entry["step"], entry[f"eval_{metric}"]) for entry in history if f"eval_{metric}" in entry]
-    if points and metric is not None and metric != "loss":
-        right = left.twinx()
-        right.plot(*zip(*points, strict=True), "C2s-", label=f"development {metric}", markersize=3)
-        right.set_ylabel(metric)
-    figure.legend(loc="upper center", ncols=3, frameon=False)
-    temporary = output / f".{PLOT}.tmp.png"
-    figure.savefig(temporary, dpi=120)
-    pyplot.close(figure)
-    os.replace(temporary, output / PLOT)
-    return True
+def read_history(output: Path) -> list[dict[str, Any]]:
+    """Trainer's log as it was written; empty where there is none."""
+    file = output / HISTORY
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return [json.loads(line) for line in lines]
 
 
 def _umask() -> int:

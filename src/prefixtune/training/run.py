@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefixtune.checkpoint import write_whole
 from prefixtune.errors import ConfigError, near_miss
 from prefixtune.tasks import Task
-from prefixtune.training import results
+from prefixtune.training import curves, results
 from prefixtune.training.adaptation import Adaptation, Prefixed
 from prefixtune.training.bench import Bench, Data, read_data, set_up
 from prefixtune.training.config import RunConfig
@@ -46,8 +47,20 @@ def train(config: RunConfig, method: Method, *, resume: bool = False, command: S
     task, data = read_data(config)
     found = fit(config, Prefixed(method, config.name), task, data, resume=resume, command=command)
     if not (Path(config.output) / results.PLOT).is_file():
-        results.plot(Path(config.output), found["chosen_by"])
+        _draw(config, found["chosen_by"])
     return found
+
+
+def _draw(config: RunConfig, chosen_by: str | None) -> None:
+    """The curves of a finished run; one line without matplotlib."""
+    output = Path(config.output)
+    try:
+        drawn = curves.history_png(results.read_history(output), chosen_by, sentence_sum=config.loss == "sentence_sum")
+    except ConfigError as error:
+        print(f"no plot: {error}", file=sys.stderr)
+        return
+    if drawn is not None:
+        write_whole({output / results.PLOT: drawn})
 
 
 def fit(
