@@ -128,7 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=0.7, help="processor time for each line")
     parser.add_argument("--only", choices=("training", "padded", "decoding"), help="one of the tables")
-    parser.add_argument("--dry", action="store_true", help="print only, and leave RESULTS.md as it is")
+    parser.add_argument("--dry", action="store_true", help="print only; so does any option that measures less")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     given = parser.parse_args()
@@ -149,8 +149,7 @@ def main() -> None:
             lines.append(line(f"{rows}x{tokens}", call, length, kind, given.seconds))
         tables.append(f"### {name.capitalize()}\n\n" + report.table(head, lines))
     body = f"`{command(given.device, given.dtype)}`. {report.machine()}\n\n" + "\n".join(tables)
-    if not given.dry:
-        report.write(title(given.device, given.dtype), body)
+    report.finish(title(given.device, given.dtype), body, parser, given, ("device", "dtype"))
 
 
 if __name__ == "__main__":

@@ -49,15 +49,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each case")
     parser.add_argument("--cases", type=int, nargs="*", default=range(len(CASES)), help="which cases, from 0")
-    parser.add_argument("--dry", action="store_true", help="print only, and leave RESULTS.md as it is")
+    parser.add_argument("--dry", action="store_true", help="print only; so does any option that measures less")
     given = parser.parse_args()
     torch.set_num_threads(1)
     tables = "\n".join(measure(CASES[number], given.rounds) for number in given.cases)
     body = f"`python benchmarks/checkpointing.py`. {report.machine()}\n\n{tables}"
-    if given.dry:
-        print(body)
-    else:
-        report.write(SECTION, body)
+    report.finish(SECTION, body, parser, given)
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each case")
     parser.add_argument("--rows", type=int, nargs="*", default=ROWS, help="batch sizes")
     parser.add_argument("--lengths", type=int, nargs="*", default=LENGTHS, help="prefix lengths")
-    parser.add_argument("--dry", action="store_true", help="print only, and leave RESULTS.md as it is")
+    parser.add_argument("--dry", action="store_true", help="print only; so does any option that measures less")
     adapters_peer.add_option(parser)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -149,8 +149,7 @@ def main() -> None:
         f"`python benchmarks/decoding.py`: {PROMPT} tokens read and {NEW} generated a row; time as a ratio to the bare "
         f"model's. {report.machine()}\n\n{adapters_peer.remark(given.adapters)}"
     )
-    if not given.dry:
-        report.write(SECTION, intro + report.table(head, lines))
+    report.finish(SECTION, intro + report.table(head, lines), parser, given)
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32, help="prompts a batch")
     parser.add_argument("--beams", type=int, nargs="*", default=(1, 5), help="beams of the search")
     parser.add_argument("--parts", type=int, default=5, help="how many fifths of the test set, a round each")
-    parser.add_argument("--dry", action="store_true", help="print only, and leave RESULTS.md as it is")
+    parser.add_argument("--dry", action="store_true", help="print only; so does any option that measures less")
     adapters_peer.add_option(parser)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -163,8 +163,7 @@ def main() -> None:
         f"`python benchmarks/generation.py`: {len(prompts)} prompts, {NEW} tokens each, batches of {given.rows}, "
         f"P={given.length}, {Path(given.model).name}. {report.machine()}\n\n{adapters_peer.remark(given.adapters)}"
     )
-    if not given.dry:
-        report.write(SECTION, intro + "\n".join(tables))
+    report.finish(SECTION, intro + "\n".join(tables), parser, given, ("model", "data"))
 
 
 def _loaded(model: str) -> Any:

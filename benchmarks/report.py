@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import os
 import platform
@@ -59,6 +60,25 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def versus(times: Sequence[Mapping[str, float]], name: str, others: Iterable[str], digits: int = 2) -> list[str]:
     """The medians over rounds of what `name` took, over what each of `others` took in the same round."""
     return [f"{statistics.median(taken[name] / taken[other] for taken in times):.{digits}f}" for other in others]
+
+
+def finish(
+    section: str, body: str, parser: argparse.ArgumentParser, given: argparse.Namespace, free: Iterable[str] = ()
+) -> None:
+    """Write the section where it was measured as its command says; else print it, so that no part replaces the whole.
+
+    `free` are the options that may differ: where the data are.
+    """
+    if is_whole(parser, given, free):
+        write(section, body)
+    else:
+        print(f"\n## {section}\n\n{body}\n{RESULTS.name} is as it was")
+
+
+def is_whole(parser: argparse.ArgumentParser, given: argparse.Namespace, free: Iterable[str] = ()) -> bool:
+    """Whether every option has its default, but for those that are `free`."""
+    fixed = {key: value for key, value in vars(given).items() if key not in ("adapters", *free)}
+    return all(value == parser.get_default(key) for key, value in fixed.items())
 
 
 def write(section: str, body: str) -> None:

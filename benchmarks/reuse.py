@@ -172,17 +172,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5, help="passes over them")
     parser.add_argument("--batch-size", type=int, default=32, help="examples a batch")
     parser.add_argument("--rounds", type=int, default=3, help="rounds")
-    parser.add_argument("--dry", action="store_true", help="print only, and leave RESULTS.md as it is")
+    parser.add_argument("--dry", action="store_true", help="print only; so does any option that measures less")
     adapters_peer.add_option(parser)
     given = parser.parse_args()
     torch.set_num_threads(1)
     tf.logging.set_verbosity_error()
     tables = measure(given)
     body = f"`python benchmarks/reuse.py`. {report.machine()}\n\n{adapters_peer.versions(given.adapters)}{tables}"
-    if given.dry:
-        print(body)
-    else:
-        report.write(SECTION, body)
+    report.finish(SECTION, body, parser, given, ("encoder", "conll"))
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="*", choices=FLOORS, default=list(FLOORS), help="these alone, print only")
     parser.add_argument("--axes", nargs="*", choices=AXES, default=list(AXES), help="these axes alone, print only")
     parser.add_argument("--points", type=int, help="so many points of each axis, 2 or more, print only")
-    parser.add_argument("--dry", action="store_true", help="print only, and leave RESULTS.md as it is")
+    parser.add_argument("--dry", action="store_true", help="print only; so does any option that measures less")
     adapters_peer.add_option(parser)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -168,11 +168,9 @@ def main() -> None:
             }
             for kind in given.kinds
         }
-    if given.dry or axes != AXES or given.kinds != list(FLOORS):
-        print(body(found, axes, given.adapters))
-    else:
+    if report.is_whole(parser, given):
         plot(found, axes, UNITS, PLOT)
-        report.write(SECTION, body(found, axes, given.adapters))
+    report.finish(SECTION, body(found, axes, given.adapters), parser, given)
 
 
 if __name__ == "__main__":

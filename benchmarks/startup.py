@@ -121,7 +121,7 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="how often every command runs")
-    parser.add_argument("--dry", action="store_true", help="print only, and leave RESULTS.md as it is")
+    parser.add_argument("--dry", action="store_true", help="print only; so does any option that measures less")
     adapters_peer.add_option(parser)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -143,8 +143,7 @@ def main() -> None:
         f"{adapters_peer.versions(given.adapters)}"
     )
     head = ["what", "seconds", "ratio", "to", *(f"/ {peer}" for peer in peers)]
-    if not given.dry:
-        report.write(SECTION, body + report.table(head, lines))
+    report.finish(SECTION, body + report.table(head, lines), parser, given)
 
 
 if __name__ == "__main__":

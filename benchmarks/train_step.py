@@ -337,7 +337,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=ROWS, help=f"of: {', '.join(ROWS)}")
     adapters_peer.add_option(parser)
     parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
-    parser.add_argument("--dry", action="store_true", help="print only, and leave RESULTS.md as it is")
+    parser.add_argument("--dry", action="store_true", help="print only; so does any option that measures less")
     parser.add_argument("--peak-of", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -353,10 +353,7 @@ def main() -> None:
     command = f"`python benchmarks/train_step.py` on {given.threads} thread(s)"
     head = f"{command}. {report.machine()} At the start it was {before}.\n\n"
     body = head + adapters_peer.remark(given.adapters) + "\n".join(tables)
-    if given.dry:
-        print(body)
-    else:
-        report.write(SECTION, body)
+    report.finish(SECTION, body, parser, given)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from test_contract import close, enable_checkpointing, make_method, switch_off_d
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoModel, PreTrainedModel, TrainerCallback
+from transformers import AutoModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel, TrainerCallback
 
 import prefixtune as pt
 from prefixtune import tasks
@@ -328,6 +328,27 @@ def test_the_proof_finds_randomness_that_no_rate_tells_of(tmp_path: Path) -> Non
         lambda module, args, output: output + torch.rand_like(output) if module.training else output
     )
     assert not found_by_proof(trainer, trainer.model)
+
+
+def test_noise_in_a_router_below_is_randomness(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, "tagging")
+    blocks_of(trainer.model)[0].router_jitter_noise = 0.01  # PhiMoE's, in training
+    assert not found_by_proof(trainer, trainer.model)
+
+
+@pytest.mark.parametrize("rope", ["default", "dynamic"])
+def test_the_proof_finds_angles_that_depend_on_the_longest_text_of_a_batch(rope: str) -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, pad_token_id=0,
+        max_position_embeddings=16, rope_parameters={"rope_type": rope, "rope_theta": 1e4, "factor": 4.0},
+        initializer_range=0.2,
+    )  # fmt: skip
+    model = pt.attach(LlamaForCausalLM(config).eval(), pt.PTuningV2(length=2, layers=[2]))
+    texts = [torch.randint(3, 60, (length,)).tolist() for length in (5, 6, 7, 8, 5, 6, 7, 8, 40)]
+    features = [{"input_ids": ids, "labels": [-100, *ids[1:]]} for ids in texts]
+    kept = activations.keep(model, Layout(padded, shifted=True, picks=False), features, batch_size=4, passes=3)
+    assert (kept is None) == (rope == "dynamic")
 
 
 def test_a_base_that_is_trained_too_runs_in_every_epoch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -216,13 +216,7 @@ def test_keys_that_are_compressed_by_position_are_no_place_for_an_offset() -> No
     ids=["first", "scroll"],
 )
 def test_layers_that_run_on_chosen_positions_alone_refuse_what_needs_to_know_which(method: Any) -> None:
-    """Gemma 4's last layers share keys and values, and run where logits are asked for."""
-    pytest.importorskip("transformers.models.gemma4")
-    config = tf.Gemma4TextConfig(
-        **(SMALL | {"num_hidden_layers": 4}), layer_types=["sliding_attention", "full_attention"] * 2, sliding_window=8,
-        num_kv_shared_layers=2, global_head_dim=8, hidden_size_per_layer_input=8, vocab_size_per_layer_input=64,
-    )  # fmt: skip
-    model, inputs = made(config), {"input_ids": torch.randint(3, 64, (2, 12))}
+    model, inputs = gemma4(), {"input_ids": torch.randint(3, 64, (2, 12))}
     pt.attach(model, method)
     whole = logits(model, inputs)
     with pytest.raises(pt.ConfigError, match=r"this layer runs on chosen positions only \(1 of 12\)"):
@@ -230,6 +224,53 @@ def test_layers_that_run_on_chosen_positions_alone_refuse_what_needs_to_know_whi
     close(logits(model, inputs), whole, 0)
     pt.attach(model, pt.AdaptivePrefix(length=P), name="token")
     close(logits(model, inputs, logits_to_keep=1), logits(model, inputs)[:, -1:])
+
+
+def gemma4() -> Any:
+    """Its last layers share keys and values, and run where logits are asked for."""
+    pytest.importorskip("transformers.models.gemma4")
+    return made(tf.Gemma4TextConfig(
+        **(SMALL | {"num_hidden_layers": 4}), layer_types=["sliding_attention", "full_attention"] * 2, sliding_window=8,
+        num_kv_shared_layers=2, global_head_dim=8, hidden_size_per_layer_input=8, vocab_size_per_layer_input=64,
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize("chosen", ["default", None], ids=["prefix", "bare row"])
+def test_the_last_logits_are_those_of_all_where_layers_run_on_chosen_positions_alone(chosen: str | None) -> None:
+    model, inputs = gemma4(), {"input_ids": torch.randint(3, 64, (2, 7))}
+    bare = logits(model, inputs)
+    pt.attach(model, pt.PTuningV2(length=P))
+    with pt.using(model, chosen):
+        whole = logits(model, inputs)
+        for count in (1, 2, 3):
+            close(logits(model, inputs, logits_to_keep=count), whole[:, -count:])
+            cache = tf.StaticCache(config=model.config, max_cache_len=16)
+            close(logits(model, inputs, logits_to_keep=count, past_key_values=cache), whole[:, -count:])
+    if chosen is None:
+        close(whole, bare)
+
+
+@pytest.mark.parametrize("kind", ["deepseek_v32", "glm_moe_dsa"])
+def test_a_sparse_attention_keeps_its_choice_of_keys(kind: str) -> None:
+    """Such models put their choice into the mask themselves where their attention has the name 'sdpa' or 'eager'."""
+    pytest.importorskip(f"transformers.models.{kind}")
+    shape = {name: value for name, value in SMALL.items() if name != "head_dim"} | {"num_key_value_heads": 4}
+    config = tf.AutoConfig.for_model(
+        kind, **shape, q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=8, qk_nope_head_dim=12, v_head_dim=10,
+        n_routed_experts=4, num_experts_per_tok=2, n_group=1, topk_group=1, first_k_dense_replace=1,
+        moe_intermediate_size=16, index_topk=4,
+    )  # fmt: skip
+    model, inputs = made(config), {"input_ids": torch.randint(3, 60, (2, 24))}
+    bare = logits(model, inputs, use_cache=False)
+    pt.attach(model, pt.ZeroInitPrefix(length=P), name="fresh")
+    close(logits(model, inputs, use_cache=False), bare)
+    pt.attach(model, pt.PTuningV2(length=P))
+    with pt.using(model, None):
+        close(logits(model, inputs, use_cache=False), bare)
+    with pt.using(model, ["default", None]):
+        mixed = logits(model, inputs, use_cache=False)
+    close(mixed[1:], bare[1:])
+    assert not torch.allclose(mixed[0], bare[0], atol=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace:UserWarning")  # the seam asks for its thread

@@ -143,6 +143,50 @@ def test_nist_pools_the_references_of_a_text() -> None:
     assert metrics.score("nist", [answer], [texts]) == pytest.approx(one / 3 + two / 2 + three / 1)
 
 
+def test_nist_expects_all_reference_words_over_the_mean_number_of_references() -> None:
+    """E2E's own change of mteval: of references of 2 and 2 and of 8 words, 12 / (3 / 2) are expected, not 2 + 8."""
+    answers, references = ["a b", "c d e f"], [["a b", "a c"], ["c d e f g h i k"]]
+    enough = metrics.score("nist", [*answers[:1], "c d e f x y"], references)
+    less = metrics.score("nist", answers, references)
+    # Pairs: 6 of 8 words are three quarters. What matches is the same; x and y are two words more to divide by.
+    words = 2 * math.log2(12 / 2) + 4 * math.log2(12 / 1)  # a and c stand twice among twelve
+    pairs = 2 * math.log2(2 / 1)  # `a b` and `c d`
+    beta = math.log(0.5) / math.log(1.5) ** 2
+    expected = (words / 6 + pairs / 4) * math.exp(beta * math.log(6 / 8) ** 2)
+    assert less == pytest.approx(expected)
+    assert enough == pytest.approx(words / 8 + pairs / 6)
+
+
+def test_an_empty_answer_takes_no_n_grams_from_the_others_in_nist() -> None:
+    whole = "p q r s t u"
+    alone = metrics.score("nist", [whole], [[whole]])
+    beside = metrics.score("nist", [whole, ""], [[whole], [whole]])
+    # Each word's information stays: twice as many words, twice as often. Half as long as expected.
+    beta = math.log(0.5) / math.log(1.5) ** 2
+    assert beside == pytest.approx(alone * math.exp(beta * math.log(1 / 2) ** 2))
+
+
+@pytest.mark.parametrize(
+    ("answer", "precisions"),
+    [
+        ("a b c x y", (3 / 5, 2 / 4, 1 / 3, 1 / 2 / 2)),  # no four: half a match
+        ("a x b y c", (3 / 5, 1 / 2 / 4, 1 / 4 / 3, 1 / 8 / 2)),
+        ("v w x y z", (1 / 2 / 5, 1 / 4 / 4, 1 / 8 / 3, 1 / 16 / 2)),
+    ],
+)
+def test_orders_without_a_match_count_half_and_a_quarter_in_e2es_bleu(
+    answer: str, precisions: tuple[float, ...]
+) -> None:
+    expected = 100 * math.prod(precisions) ** 0.25
+    assert metrics.score("bleu_e2e", [answer], [["a b c d e"]]) == pytest.approx(expected)
+
+
+def test_e2es_bleu_has_no_order_that_no_answer_is_long_enough_for() -> None:
+    expected = 100 * math.exp(1 - 5 / 2) * (2 / 2 * 1 / 1) ** 0.25
+    assert metrics.score("bleu_e2e", ["a b"], [["a b c d e"]]) == pytest.approx(expected)
+    assert metrics.score("bleu_e2e", [""], [["a b c d e"]]) == 0
+
+
 def test_nist_halves_a_text_two_thirds_as_long() -> None:
     whole, part = "p q r s t u", "p q r s"
     full = metrics.score("nist", [whole], [[whole]])

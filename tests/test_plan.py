@@ -15,8 +15,9 @@ from prefixtune.cli.reproduce import catalogue
 from prefixtune.errors import ConfigError, DataError
 from prefixtune.heads import head_names
 from prefixtune.reproduce import plan, recipes, runner, search, table
-from prefixtune.reproduce.experiment import Base, Cell, Trained, Variable
+from prefixtune.reproduce.experiment import Base, Cell, Trained, Variable, stretched
 from prefixtune.reproduce.options import Options
+from prefixtune.reproduce.progress import Screen
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +157,44 @@ def test_a_head_of_two_layers_is_told_where_there_is_one(kind: str) -> None:
         told = departures(name, kind)
         assert ("two layers" in told) == (corpora.find(name).task == "classification" and size > 2 * 8 + 2)
         assert ("marked span" in told) == (corpora.find(name).task == "spans")
+
+
+@pytest.mark.parametrize(
+    ("length", "times", "expected"), [(11, 1.5, 17), (3, 1.5, 5), (5, 1.5, 8), (8, 1.5, 12), (1, 0.2, 1)]
+)
+def test_a_stretched_length_has_its_halves_rounded_up(length: int, times: float, expected: int) -> None:
+    assert stretched(length, times) == expected
+
+
+@pytest.mark.parametrize("corpus", ["e2e", "webnlg", "dart"])
+def test_baselines_whose_batches_are_not_the_papers_are_told_beside_its_figures(corpus: str) -> None:
+    cell = Cell(corpus, None, Base("gpt2", False, len))
+    recipe, told = recipes.generation(cell), " ".join(reproduce.find("prefix_tuning").departures(cell))
+    assert f"the prefix's {recipe['epochs']} epochs of batch {recipe['batch_size']}" in told
+    assert ("fine-tuning has 10 of batch 6" in told) == (corpus != "e2e") and "batches of 5" in told
+    assert ("multi-bleu" in told) == (corpus == "dart")
+
+
+def test_a_record_that_was_half_written_is_no_experiment(tmp_path: Path) -> None:
+    (tmp_path / f".{runner.RECORD}.ab12").write_text("{")
+    for resume in (False, True):
+        runner.open_output(tmp_path, {"experiment": "apt"}, resume=resume)
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match="holds no experiment"):
+        runner.open_output(tmp_path, {"experiment": "apt"}, resume=False)
+
+
+def test_rows_that_do_not_fit_the_base_count_as_passed(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arms = (
+        Trained(name="infix", kind="infix", options={"length": 2}, recipe={"lr": 1e-2}),
+        Trained(name="FT", kind="full", recipe={"lr": 1e-3}),
+    )
+    screens: list[Screen] = []
+    monkeypatch.setattr(runner, "Screen", lambda total: screens.append(Screen(total)) or screens[-1])
+    monkeypatch.setattr(reproduce, "find", lambda name: tiny_experiment(arms=lambda cell: arms))
+    options = Options(model=str(place / "bert"), data=[str(place / "conll04")], max_steps=1, seeds=2, limit=4)
+    runner.run("fake", options, tmp_path / "out", resume=False, command=["x"])
+    (screen,) = screens
+    assert screen.passed == screen.progress.tasks[0].total == screen.progress.tasks[0].completed == 4

@@ -56,6 +56,16 @@ def test_what_the_hubs_version_keeps_is_kept(tmp_path: Path) -> None:
     assert found.train.rows[0]["source"] == "Media playback is unsupported on your device It rained."
 
 
+def test_articles_without_a_text_are_left_out_with_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """XSum has a few of pictures and buttons alone (EdinburghNLP/XSum, issue 29); together they would be one input."""
+    folder = articles(tmp_path, {"1": "http://www.bbc.co.uk/news/uk-1", "2": "http://www.bbc.co.uk/news/uk-2"})
+    path = folder / news.FOLDER / "2.summary"
+    path.write_text(path.read_text().replace("A line.\nAnother.", "Share this with\nEmail"))
+    found = read("xsum", folder)
+    assert [row["target"] for row in found.tests["test"].rows] == ["1 happened."]
+    assert "(test): 1 of 2 articles are left out: empty" in capsys.readouterr().err
+
+
 URLS = {
     "1": "http://www.bbc.co.uk/news/10622048", "2": "http://www.bbc.co.uk/news/uk-2",
     "3": "http://www.bbc.co.uk/sport/0/football/3", "4": "http://www.bbc.co.uk/news/health-4",

@@ -80,6 +80,7 @@ class Forward:
 
     groups: list[Group]
     batch: int
+    length: int  # tokens of a row
     past: int  # tokens already in the cache
     mask: Tensor | None  # [B, S]: 1 where there is text
     positions: Tensor | None  # [B, T]: of the real tokens, the first at 0; None where no prefix needs them
@@ -263,7 +264,8 @@ class Stack:
         known, prepared = named.get("position_ids"), not isinstance(given, Tensor) or given.ndim == 4
         if positions is not None and self.window is not None and prepared and known is not None and known.ndim == 2:
             positions = known.expand_as(positions)  # a prepared mask may not tell of padding that left the window
-        return Forward(groups, tokens.shape[0], past, mask, positions, cache if isinstance(cache, Cache) else None)
+        known_cache = cache if isinstance(cache, Cache) else None
+        return Forward(groups, tokens.shape[0], T, past, mask, positions, known_cache)
 
     def _must_place(self, forward: Forward, named: dict[str, Any]) -> bool:
         """Whether the model's own positions would be wrong: moved behind a prefix, or counting left padding.
@@ -378,7 +380,7 @@ def _open_packed(groups: list[Group], packed: Packing) -> Forward:
     B, T = packed.index.shape
     positions = torch.arange(T, device=packed.index.device).expand(B, T)
     mask = None if packed.real is None else packed.real.long()
-    return Forward(groups, B, 0, mask, positions, None, packed)
+    return Forward(groups, B, T, 0, mask, positions, None, packed)
 
 
 def _refuse_reentrant(function: Callable[..., Any]) -> None:

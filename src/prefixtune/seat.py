@@ -58,6 +58,8 @@ class Seat:
         origin = normed[1] if normed is not None and normed[0] is hidden else None
         angles, forward.angles = forward.angles, None
         turned = None if angles is None or self.layout is None else Rotation(*angles, self.layout)
+        if call.mask is None and layer.site == "decoder" and call.query.shape[2] < forward.length:
+            call = _aligned(call, forward)
         if forward.packing is None:
             call = replace(call, hidden=hidden, origin=origin, rotation=turned, real=forward.real(call.query.shape[2]))
         else:
@@ -168,6 +170,38 @@ class Seat:
         return bias[0, :, forward.positions, : slot.length].transpose(0, 1)
 
 
+def _aligned(call: AttentionCall, forward: Forward) -> AttentionCall:
+    """The call with its mask spelled out where a layer runs on the last positions alone.
+
+    So do Gemma 4's last layers, on those whose logits are asked for, and a missing mask would tell wrong where they
+    are. Under the name 'sdpa' Gemma 4 knows, and runs them on all; under ours it does not.
+    """
+    T, S, seen = call.query.shape[2], call.key.shape[2], forward.past + forward.length
+    causal = call.causal or (T == 1 and getattr(call.module, "is_causal", True))
+    if forward.packing is not None or not causal or seen > S:
+        return call
+    keys = torch.arange(S, device=call.key.device)
+    return replace(call, mask=(keys <= keys[seen - T : seen, None])[None, None], causal=False)
+
+
+def sparse_mask(query: Tensor, key: Tensor, mask: Tensor | None, options: dict[str, Any]) -> Tensor | None:
+    """The mask, and in it which keys a sparse attention chose (`indices` `[B, T, K]`, as DeepSeek-V3.2 has them).
+
+    By the names 'sdpa' and 'eager' such models put that into their mask themselves; under another name they leave it to
+    the attention. Raises ModelError where blocks of keys are chosen (MiniMax M3).
+    """
+    if options.get("block_indices") is not None:
+        raise ModelError("this model's attention chooses blocks of keys (block_indices), which no prefix can enter yet")
+    indices = options.get("indices")
+    if indices is None:
+        return mask
+    B, T, S = len(query), query.shape[2], key.shape[2]
+    left_out = torch.ones(B, T, S, dtype=torch.bool, device=key.device).scatter(-1, indices.long(), False)[:, None]
+    if mask is None:
+        mask = torch.ones(T, S, dtype=torch.bool, device=key.device).tril(S - T)
+    return mask & ~left_out if mask.dtype == torch.bool else mask.masked_fill(left_out, torch.finfo(mask.dtype).min)
+
+
 def scrolled(prefix: Prefix, slot: Slot, forward: Forward, site: str) -> Tensor | None:
     """`[B, 1, T, P]`: which prefix positions are still inside the sliding window; None when all stay visible.
 
@@ -188,6 +222,7 @@ def seam(kind: str) -> AttentionFunction:
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
     ) -> tuple[Tensor, Tensor | None]:
         base = base_attention(module, kind)
+        attention_mask = sparse_mask(query, key, attention_mask, options)
         seat = vars(module).get(SEAT)
         if seat is None:
             return base(module, query, key, value, attention_mask, **options)

@@ -37,7 +37,7 @@ def from_files(folder: Path, need: Callable[[Path], Path]) -> Splits | None:
     if (folder / SPLITS).is_file() or (folder / FOLDER).is_dir():
         ids = _ids(need(folder / SPLITS))
         train, dev, test = (
-            numbered(f"{folder} ({split})", [_article(need(folder / FOLDER / f"{i}.summary")) for i in ids[split]])
+            _written(f"{folder} ({split})", [_article(need(folder / FOLDER / f"{i}.summary")) for i in ids[split]])
             for split in ("train", "validation", "test")
         )
         return Splits(train, dev, {"test": test})
@@ -49,10 +49,18 @@ def from_files(folder: Path, need: Callable[[Path], Path]) -> Splits | None:
 
 def from_hub(hub: Hub) -> Splits:
     """The splits of a hub data set with the columns document and summary (and, for topics, url)."""
-    train, dev, test = (
-        converted(hub.table(*split), _published) for split in (("train",), ("validation",), ("test",))
-    )
+    tables = [converted(hub.table(*split), _published) for split in (("train",), ("validation",), ("test",))]
+    train, dev, test = (_written(table.name, table.rows) for table in tables)
     return Splits(train, dev, {"test": test})
+
+
+def _written(name: str, rows: list[Row]) -> Table:
+    """The articles that have a text and a summary. XSum has a few of a title and a picture only; they are told."""
+    found = [row for row in rows if row["source"].strip() and row["target"].strip()]
+    if len(found) < len(rows):
+        left = f"{len(rows) - len(found)} of {len(rows)} articles are left out: empty"
+        print(f"prefixtune: {name}: {left}", file=sys.stderr)
+    return numbered(name, found)
 
 
 def topic(url: str) -> str | None:
@@ -147,7 +155,7 @@ def _lines(folder: Path, split: str, need: Callable[[Path], Path]) -> Table:
     sides = [text.removesuffix("\n").split("\n") for text in texts]
     if len(sides[0]) != len(sides[1]):
         raise DataError(f"{folder}: {split}.source has {len(sides[0])} lines but {split}.target {len(sides[1])}")
-    return numbered(f"{folder} ({split})", [{"source": s, "target": t} for s, t in zip(*sides, strict=True)])
+    return _written(f"{folder} ({split})", [{"source": s, "target": t} for s, t in zip(*sides, strict=True)])
 
 
 def _published(row: Row, where: str) -> list[Row]:

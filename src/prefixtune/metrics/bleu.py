@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -26,7 +27,11 @@ class Bleu(TextMetric):
 
 @dataclass(frozen=True)
 class BleuE2E(TextMetric):
-    """E2E's script (mteval-v13a): the same tokens, but cases do not differ and nothing is smoothed."""
+    """E2E's script (mteval-v13a): the same tokens, but cases do not differ.
+
+    An order without a match counts as half a match, the next one as a quarter, and so on; one that no answer is long
+    enough for is left out of the mean's numerator. sacrebleu has 0 where nothing matches at all.
+    """
 
     name: ClassVar[str] = "bleu_e2e"
     libraries: ClassVar[tuple[str, ...]] = ("sacrebleu",)
@@ -34,8 +39,13 @@ class BleuE2E(TextMetric):
     def score(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
         import sacrebleu
 
-        found: Any = columns(references)
-        return sacrebleu.corpus_bleu(list(answers), found, lowercase=True, smooth_method="none").score
+        given: Any = columns(references)
+        found = sacrebleu.corpus_bleu(list(answers), given, lowercase=True)
+        halved, logarithm = 1.0, 0.0
+        for hits, number in zip(found.counts, found.totals, strict=True):
+            halved /= 1 if hits or not number else 2
+            logarithm += math.log((hits or halved) / number) if number else 0.0
+        return 100 * found.bp * math.exp(logarithm / len(found.counts))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
-"""NIST (Doddington 2002) as E2E's script has it, which follows mteval-v13a.
+"""NIST (Doddington 2002) as E2E's script has it: mteval-v13a, changed for texts with different numbers of references.
 
-nltk's `corpus_nist` is no substitute: it keeps the best single reference of a text, mteval pools the references.
+nltk's `corpus_nist` is no substitute: it keeps the best single reference of a text, mteval pools the references. Nor is
+the Python port that E2E's script can be asked for: it counts n-grams of texts shorter than n below zero, and expects
+the mean length of each text's references, where the script has all their words over the mean number of references.
 """
 
 from __future__ import annotations
@@ -33,15 +35,14 @@ class Nist(TextMetric):
         counts = Counter(gram for words in every for n in range(_ORDER + 1) for gram in _grams(words, n))
         total = 0.0
         for n in range(1, _ORDER + 1):
-            number = sum(len(words) - n + 1 for words in found)  # as mteval counts, also for texts shorter than n
+            number = sum(max(len(words) - n + 1, 0) for words in found)
             gain = sum(
                 hits * math.log2(counts[gram[:-1]] / counts[gram])
                 for words, texts in zip(found, wanted, strict=True)
                 for gram, hits in _hits(words, texts, n).items()
             )
-            total += gain / number if number > 0 else 0.0
-        length = sum(len(words) for words in found)
-        expected = sum(sum(map(len, texts)) / len(texts) for texts in wanted)
+            total += gain / max(number, 1)
+        length, expected = sum(map(len, found)), sum(map(len, every)) * len(wanted) / max(len(every), 1)
         return total * _brevity(length / expected if expected else 0.0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,11 @@ class Trained(Arm):
     options: Settings = field(default_factory=dict)
     recipe: Settings = field(default_factory=dict)
     stretch: float = 1.0
+
+
+def stretched(length: int, times: float) -> int:
+    """So many times a length, halves up, at least 1."""
+    return max(math.floor(times * length + 0.5), 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ class Screen:
         self.progress = Progress(*columns, console=Console(stderr=True))
         self.runs = self.progress.add_task("runs", total=total, told="")
         self.steps = self.progress.add_task("steps", total=None, told="")
+        self.passed = 0
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -33,9 +34,10 @@ class Screen:
         self.progress.update(self.runs, told=what)
         self.progress.reset(self.steps, total=None, told="")
 
-    def done(self) -> None:
-        """One run less."""
-        self.progress.advance(self.runs)
+    def done(self, count: int = 1) -> None:
+        """So many runs less."""
+        self.passed += count
+        self.progress.advance(self.runs, count)
 
     def bar(self) -> TrainerCallback:
         """What Trainer tells of its steps."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefixtune.reproduce.experiment import Cell, Settings, Trained
+from prefixtune.reproduce.experiment import Cell, Settings, Trained, stretched
 
 # --- Prefix-Tuning (Li & Liang 2021, appendix A) --------------------------------------------------------------------
 
@@ -29,6 +29,11 @@ _PREFIX = {  # learning rate, epochs, batch, prefix length
     "scitldr": (5e-5, 30, 14, 100),  # not in the paper: XSum's
 }
 _FINE_TUNING = {"e2e": 5e-5, "webnlg": 1e-5, "dart": 1e-5}  # elsewhere BART's own 3e-5
+_OTHERS = {
+    "e2e": "the paper's adapters have batches of 5",
+    "webnlg": "the paper's fine-tuning has 10 of batch 6, its adapters batches of 5",
+    "dart": "the paper's fine-tuning has 10 of batch 6, its adapters batches of 5",
+}
 SUMMARIES = ("xsum", "xsum_within_news", "xsum_news_to_sports", "scitldr")
 
 
@@ -54,6 +59,17 @@ def prefix(cell: Cell, name: str = "Prefix", **options: Any) -> Trained:
 def fine_tuning(cell: Cell, name: str = "FT") -> Trained:
     """Full fine-tuning."""
     return Trained(name=name, kind="full", recipe={"lr": _FINE_TUNING.get(cell.corpus or "", 3e-5)})
+
+
+def generation_departures(cell: Cell) -> tuple[str, ...]:
+    """Where a cell's rows or scores beside the prefix are not the paper's, for the caption."""
+    corpus, told = cell.corpus or "", []
+    if corpus in _OTHERS:
+        _, epochs, batch, _ = _PREFIX[corpus]
+        told.append(f"{corpus}: all rows have the prefix's {epochs} epochs of batch {batch}; {_OTHERS[corpus]}.")
+    if corpus == "dart":
+        told.append("dart: bleu is sacrebleu's; the paper's is multi-bleu's, of references cut into words beforehand.")
+    return tuple(told)
 
 
 def low_data(cell: Cell) -> Settings:
@@ -126,8 +142,7 @@ def understanding_length(cell: Cell) -> int:
 
 def free_prefix(cell: Cell, name: str, kind: str = "p_tuning_v2", stretch: float = 1.0, **options: Any) -> Trained:
     """P-Tuning v2 or APT at P-Tuning v2's length, `stretch` times; prefix dropout is the usual hidden dropout."""
-    length = max(round(stretch * understanding_length(cell)), 1)
-    shape = {"length": length, "dropout": 0.1, **options}
+    shape = {"length": stretched(understanding_length(cell), stretch), "dropout": 0.1, **options}
     return Trained(name=name, kind=kind, options=shape, recipe={"lr": _p_tuning_v2(cell)[0]}, stretch=stretch)
 
 

@@ -106,8 +106,8 @@ def _rows(
 def open_output(output: Path, asked: Mapping[str, Any], *, resume: bool) -> None:
     """Refuse a folder that holds something else; a `ConfigError` says what to do."""
     results.check_folder(output)
-    if not output.is_dir() or not any(output.iterdir()):
-        return
+    if not output.is_dir() or all(path.name.startswith(f".{RECORD}.") for path in output.iterdir()):
+        return  # a record that was half written when its run was killed is none
     if not (output / RECORD).is_file():
         raise ConfigError(f"--output {output} is not empty and holds no experiment; choose another folder")
     if not resume:
@@ -188,11 +188,13 @@ class Worker:
 
     def row(self, arm: Arm) -> Row:
         """What is measured for `arm`; a row without runs, and the reason, where it does not fit the base model."""
+        before = self.screen.passed
         try:
             return self._row(arm)
         except Unfit as error:
             print(f"prefixtune: {arm.name} is left out: {error}", file=sys.stderr)
             self.left_out[arm.name] = str(error)
+            self.screen.done(before + _jobs(self.plan, arm) - self.screen.passed)
             return Row(self.cell, arm, reason=str(error))
 
     def _row(self, arm: Arm) -> Row:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prefixtune.errors import ConfigError, near_miss
-from prefixtune.reproduce.experiment import Arm, Counted, Ensemble, Experiment, Trained, Variable
+from prefixtune.reproduce.experiment import Arm, Counted, Ensemble, Experiment, Trained, Variable, stretched
 from prefixtune.reproduce.options import Options
 
 
@@ -85,7 +85,7 @@ def candidates(arm: Arm, experiment: Experiment, options: Options) -> list[Candi
 def _lengths(arm: Trained | Variable, experiment: Experiment, options: Options) -> list[dict[str, Any]]:
     if not isinstance(arm, Trained) or experiment.sweeps == "length" or not options.lengths or _length(arm) is None:
         return []
-    return [{"length": max(round(length * arm.stretch), 1)} for length in options.lengths]
+    return [{"length": stretched(length, arm.stretch)} for length in options.lengths]
 
 
 def _length(arm: Arm) -> int | None:

@@ -237,7 +237,8 @@ def _recipes(found: Findings, corpus: str) -> list[str]:
     """The recipe of a corpus; one for each of several sizes where it depends on them."""
     by_recipe: dict[str, list[int | None]] = {}
     for cell in dict.fromkeys(row.cell for row in found.rows if row.cell.corpus == corpus):
-        told = _listed(found.plan.recipe(cell))
+        recipe = found.plan.recipe(cell)
+        told = _listed({key: value for key, value in recipe.items() if key != "epochs" or not recipe.get("max_steps")})
         by_recipe.setdefault(told, []).append(cell.size)
     few = {told: f", {', '.join(map(str, sizes))} examples" for told, sizes in by_recipe.items()}
     return [f"Recipe of {corpus}{few[told] if len(by_recipe) > 1 else ''}: {told}." for told in by_recipe]

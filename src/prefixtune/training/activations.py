@@ -188,7 +188,7 @@ def _dropping(stack: nn.Module, above: set[nn.Module]) -> str | None:
     for path, module in stack.named_modules():
         if module in above:
             continue
-        rates = {key: rate for key, rate in vars(module).items() if "drop" in key}
+        rates = {key: rate for key, rate in vars(module).items() if "drop" in key or "jitter" in key}
         if isinstance(module, nn.Dropout):
             rates = {"p": module.p}
         for key, rate in rates.items():
@@ -206,12 +206,14 @@ def _refuse_too_large(model: PreTrainedModel, features: Sequence[Feature], width
 def _proved(
     model: PreTrainedModel, blocks: tuple[nn.Module, ...], lowest: int, layout: Layout, features: Sequence[Feature]
 ) -> Cut:
-    """The cut, after forwards with and without it, over a few short examples. Raises _Refusal where they differ.
+    """The cut, after forwards with and without it, over a few examples. Raises _Refusal where they differ.
 
     The same batch must give the same bits, another batch the same up to the rounding of products of other sizes.
     """
     order = sorted(range(len(features)), key=lambda index: _tokens(features[index]))
-    few = [features[index] for index in dict.fromkeys((order[len(order) // 2], order[len(order) // 4], order[0]))]
+    # The longest, too: a rotary table may depend on the longest text beside another (longrope, dynamic NTK).
+    picked = dict.fromkeys((order[-1], order[len(order) // 2], order[len(order) // 4], order[0]))
+    few = [features[index] for index in picked]
     widths: dict[nn.Module, int | None] = {}
 
     def measure(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -232,7 +234,7 @@ def _proved(
                 ours, labels = run(model, layout, bare)
             reference, _ = run(model, layout, bare)
         gap = _gap(ours, reference, labels)
-        if gap > (0.0 if len(chosen) == len(few) else 1e-3 if model.dtype.itemsize > 2 else 3e-2):
+        if gap > (0.0 if len(chosen) == len(few) else 1e-4 if model.dtype.itemsize > 2 else 3e-2):
             raise _Refusal(f"{type(model).__name__} computes something else without them (difference {gap:.2g})")
     with quiet_evaluation(model):
         still = trial.entering(model, bare)

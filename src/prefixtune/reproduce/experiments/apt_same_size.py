@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prefixtune.reproduce import recipes
-from prefixtune.reproduce.experiment import Arm, Cell, Experiment, Trained
+from prefixtune.reproduce.experiment import Arm, Cell, Experiment, Trained, stretched
 
 _FAST = {"lr": 2e-2, "part_lr": {"keys": 0.1}}
 _SLOW_HEAD = {"lr": 6e-2, "part_lr": {"head": 6e-3}}
@@ -14,7 +14,7 @@ _LINEAR = {"lr": 1e-2, "part_lr": {"values": 3e-3, "head": 6e-3}}
 
 def arms(cell: Cell) -> Sequence[Arm]:
     length = recipes.understanding_length(cell)
-    free = {"length": round(1.5 * length), "dropout": 0.1}
+    free = {"length": stretched(length, 1.5), "dropout": 0.1}
     return (
         recipes.encoder_fine_tuning(),
         Trained(name="LoRA", kind="lora", options={"length": length}, recipe={"lr": 1e-3}),

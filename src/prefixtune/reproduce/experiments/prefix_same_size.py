@@ -42,6 +42,7 @@ EXPERIMENT = Experiment(
     corpora=("e2e", "webnlg", "dart"),
     arms=arms,
     recipe=recipes.generation,
+    departures=recipes.generation_departures,
     sweeps="length",
     notes="LoRA and adapter are as large as the stored prefix. Free prefixes are P-Tuning v2's: no MLP. The one from "
     "text starts as a sentence of the corpus's kind. The content prefix has a softmax of its own, the linear one none; "

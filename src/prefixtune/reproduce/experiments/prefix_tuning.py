@@ -26,6 +26,7 @@ EXPERIMENT = Experiment(
     corpora=("e2e", "webnlg", "dart"),
     arms=arms,
     recipe=recipes.generation,
+    departures=recipes.generation_departures,
     figures=papers.TABLE_TO_TEXT,
     notes="LoRA is not in the paper.",
 )

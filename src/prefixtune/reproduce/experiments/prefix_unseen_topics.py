@@ -18,5 +18,6 @@ EXPERIMENT = Experiment(
     corpora=("xsum_news_to_sports", "xsum_within_news", "webnlg"),
     arms=arms,
     recipe=recipes.generation,
+    departures=recipes.generation_departures,
     figures=papers.UNSEEN_TOPICS,
 )
