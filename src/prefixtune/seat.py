@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from prefixtune import attention, packing, rotary
 from prefixtune.attention import AttentionCall, AttentionFunction, Part, is_causal
@@ -178,7 +179,7 @@ def _aligned(call: AttentionCall, forward: Forward) -> AttentionCall:
     """
     T, S, seen = call.query.shape[2], call.key.shape[2], forward.past + forward.length
     causal = call.causal or (T == 1 and getattr(call.module, "is_causal", True))
-    if forward.packing is not None or not causal or seen > S:
+    if call.base is not sdpa_attention_forward or forward.packing is not None or not causal or seen > S:
         return call
     keys = torch.arange(S, device=call.key.device)
     return replace(call, mask=(keys <= keys[seen - T : seen, None])[None, None], causal=False)

@@ -31,8 +31,8 @@ _PREFIX = {  # learning rate, epochs, batch, prefix length
 _FINE_TUNING = {"e2e": 5e-5, "webnlg": 1e-5, "dart": 1e-5}  # elsewhere BART's own 3e-5
 _OTHERS = {
     "e2e": "the paper's adapters have batches of 5",
-    "webnlg": "the paper's fine-tuning has 10 of batch 6, its adapters batches of 5",
-    "dart": "the paper's fine-tuning has 10 of batch 6, its adapters batches of 5",
+    "webnlg": "the paper's fine-tuning has 10 epochs of batch 6",
+    "dart": "the paper's fine-tuning has batches of 6",
 }
 SUMMARIES = ("xsum", "xsum_within_news", "xsum_news_to_sports", "scitldr")
 
@@ -65,8 +65,7 @@ def generation_departures(cell: Cell) -> tuple[str, ...]:
     """Where a cell's rows or scores beside the prefix are not the paper's, for the caption."""
     corpus, told = cell.corpus or "", []
     if corpus in _OTHERS:
-        _, epochs, batch, _ = _PREFIX[corpus]
-        told.append(f"{corpus}: all rows have the prefix's {epochs} epochs of batch {batch}; {_OTHERS[corpus]}.")
+        told.append(f"{corpus}: all rows have the epochs and batches of the prefix; {_OTHERS[corpus]}.")
     if corpus == "dart":
         told.append("dart: bleu is sacrebleu's; the paper's is multi-bleu's, of references cut into words beforehand.")
     return tuple(told)
