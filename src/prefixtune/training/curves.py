@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -62,10 +63,9 @@ def _points(history: History, curves: Sequence[Curve]) -> list[tuple[str, list[t
 def check_library() -> None:
     """Raise ConfigError without matplotlib."""
     try:
-        import matplotlib
+        importlib.import_module("matplotlib")
     except ImportError as error:
         raise ConfigError("pictures need matplotlib: pip install 'prefixtune[plots]'") from error
-    assert matplotlib
 
 
 def blank(width: float, height: float) -> Any:
