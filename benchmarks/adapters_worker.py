@@ -33,6 +33,7 @@ import adapters
 import torch
 import transformers as tf
 from adapters.composition import BatchSplit
+from adapters.context import ForwardContext
 from adapters.models.llama.modeling_llama import LlamaAttentionWithAdapters
 from torch import Tensor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -64,6 +65,9 @@ class Job:
     prefixes: int = 1  # each for as many rows of the batch; 0: the bare model
     rows: int = 1
     tokens: int = 1
+    queries: int = 1  # of an attention over `tokens` keys
+    padded: bool = False
+    dtype: str = "float32"
 
 
 def mend() -> None:
@@ -194,6 +198,38 @@ def decoding(job: Job) -> Callable[[None], float]:
     return step
 
 
+def attending(job: Job) -> Callable[[None], float]:
+    """The one layer's attention behind its prefix; forward and backward where there are several queries."""
+    model = prefixed(job)
+    inner, trained = model.model.layers[0].self_attn, job.queries > 1
+    heads, size = model.config.num_attention_heads, inner.head_dim
+    query = torch.randn(job.rows, job.queries, heads, size).transpose(1, 2).requires_grad_(trained)
+    key, value = (torch.randn(job.rows, heads, job.tokens, size).requires_grad_(trained) for _ in range(2))
+    seen = torch.ones(job.tokens, job.tokens, dtype=torch.bool).tril()[-job.queries :].repeat(job.rows, 1, 1, 1)
+    if job.padded:
+        seen[: job.rows // 2, ..., : job.tokens // 4] = False
+    mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(query.dtype).min)  # what `mend` has the model make
+    ids, hidden = torch.ones(job.rows, job.queries, dtype=torch.long), torch.zeros(job.rows, job.queries, heads * size)
+    tensors = [query, key, value, *(p for p in model.parameters() if p.requires_grad)]
+    grad = torch.randn(job.rows, job.queries, heads, size)
+
+    def attend() -> Tensor:
+        with ForwardContext(model, ids):  # makes the prefix of every row
+            joined = inner.prefix_tuning(key, value, hidden, mask)
+        return sdpa_attention_forward(inner, query, *joined, scaling=inner.scaling)[0]
+
+    def step(_: None) -> float:
+        start = time.process_time()
+        if trained:
+            torch.autograd.grad(attend(), tensors, grad)
+        else:
+            with torch.no_grad():
+                attend()
+        return time.process_time() - start
+
+    return step
+
+
 def generating(job: Job) -> Callable[[dict[str, Any]], float]:
     """Answers to prompts, `rows` at a time in their order, with the model's own `generate`."""
     model = prefixed(job).eval()
@@ -265,6 +301,7 @@ JOBS: dict[str, Callable[[Job], Callable[[Any], Any]]] = {
     "feeding": feeding,
     "peak": peak,
     "decoding": decoding,
+    "attention": attending,
     "starting": starting,
     "generating": generating,
     "check": check,
@@ -291,6 +328,7 @@ def begin(fields: dict[str, Any]) -> Callable[[Any], Any]:
     """A job, ready to be asked."""
     gc.collect()
     job = Job(**fields)
+    torch.set_default_dtype(getattr(torch, job.dtype))
     return JOBS[job.name](job)
 
 
