@@ -104,7 +104,7 @@ def evaluate(
     if output is not None:
         results.write_json(output, {**facts, **scores})
     if predictions is not None:
-        results.write_text(predictions, "".join(json.dumps(a, ensure_ascii=False) + "\n" for a in answers))
+        results.write_text(predictions, results.jsonl(answers))
     if report is not None:
         scored = Scored(loaded, "default", local_folder(prefix), table, scores, answers, how, facts)
         results.write_text(report, of_run(scored, batch_size=batch_size))
@@ -149,10 +149,7 @@ def generate(
     how = {name: evaluation.trained_decoding(facts, **overrides) for name, facts in zip(names, known, strict=True)}
     found = evaluation.generate(loaded, prompts, names, how, batch_size)
     answers = [{_BARE if name is None else name: text for name, text in row.items()} for row in found]
-    lines = "".join(
-        json.dumps({"source": source, **row}, ensure_ascii=False) + "\n"
-        for source, row in zip(prompts, answers, strict=True)
-    )
+    lines = results.jsonl({"source": source, **row} for source, row in zip(prompts, answers, strict=True))
     if output is not None:
         results.write_text(output, lines)
     elif input is not None:

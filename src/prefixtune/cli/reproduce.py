@@ -36,6 +36,7 @@ Args:
     name: Name of an experiment, or LIST.
     output: Folder to write; must not exist, be empty, or hold the experiment to resume. Default: reproduce-NAME.
     resume: Go on with the experiment that OUTPUT holds; finished runs are kept.
+    rescore: As --resume, and score the answers of finished runs again, as with a metric installed since or --bertscore.
 """
 _GROUP = cyclopts.Group("Experiment", sort_key=1)
 LIST = "LIST"
@@ -49,12 +50,14 @@ def build(tokens: Sequence[str]) -> cyclopts.App:
     ]
 
     def reproduce(
-        name: str = LIST, /, *, output: Path | None = None, resume: bool = False, **options: Any
-    ) -> None:
+        name: str = LIST, /, *, output: Path | None = None, resume: bool = False, rescore: bool = False,
+        **options: Any,
+    ) -> None:  # fmt: skip
         if name.upper() == LIST:
             report.show_table("The experiments", *catalogue())
             return
-        run(name, Options(**{"model": "", **options}), output or Path(f"reproduce-{name}"), resume, tokens)
+        asked = Options(**{"model": "", **options})
+        run(name, asked, output or Path(f"reproduce-{name}"), tokens, resume=resume, rescore=rescore)
 
     reproduce.__doc__ = _HELP
     app = cyclopts.App(name="reproduce", help_format="plaintext")
@@ -87,7 +90,9 @@ def _corpora(experiment: Experiment) -> str:
     return f"{told}; if named: {', '.join(experiment.more)}" if experiment.more else told
 
 
-def run(name: str, options: Options, output: Path, resume: bool, tokens: Sequence[str]) -> None:
+def run(
+    name: str, options: Options, output: Path, tokens: Sequence[str], *, resume: bool, rescore: bool
+) -> None:
     """Run it, show the tables and write everything."""
     from prefixtune import reproduce
 
@@ -98,7 +103,7 @@ def run(name: str, options: Options, output: Path, resume: bool, tokens: Sequenc
     from prefixtune.training import results
 
     command = ["prefixtune", "reproduce", *tokens]
-    found = runner.run(name, options, output, resume=resume, command=command)
+    found = runner.run(name, options, output, resume=resume or rescore, command=command, rescore=rescore)
     results.write_text(output / table.MARKDOWN, table.markdown(found))
     results.write_json(output / table.JSON, table.as_json(found))
     picture.draw(found, output)

@@ -17,7 +17,6 @@ from prefixtune.bank import bank_of
 from prefixtune.errors import ConfigError
 from prefixtune.evaluation import Loaded
 from prefixtune.probe import lengths, reading
-from prefixtune.reproduce.material import Material
 from prefixtune.reproduce.plan import adaptation
 from prefixtune.tasks import Decoding, Table
 from prefixtune.tasks.decoding import answered, by_room, ends, most_new_tokens, reserve
@@ -32,6 +31,9 @@ _NAME = "default"
 _READ = 512
 """The most training examples that gates are averaged over."""
 
+Answers = dict[str, list[str]]
+"""By test, one answer a source."""
+
 
 def variable(model: str, folder: Path, train: Table, ratio: float, options: Mapping[str, Any]) -> Adaptation:
     """P-Tuning v2 with the lengths that the gates of the prefix in `folder` ask for, over its training examples."""
@@ -43,29 +45,26 @@ def variable(model: str, folder: Path, train: Table, ratio: float, options: Mapp
     return adaptation(lengths.METHOD, {**options, **shape})
 
 
-def ensemble(model: str, folders: Sequence[Path], material: Material) -> dict[str, Any]:
-    """Metrics of the prefixes in `folders` together, in the form of a run's."""
+def ensemble(model: str, folders: Sequence[Path], tests: Mapping[str, Table]) -> tuple[dict[str, Any], Answers]:
+    """What the prefixes in `folders` answer to `tests` together, and the rest of a run's metrics but the scores."""
     begun = time.monotonic()
     names = [f"member-{number}" for number in range(len(folders))]
     loaded = evaluation.load(model, dict(zip(names, map(str, folders), strict=True)), dtype="float32")
     decoding = evaluation.trained_decoding(loaded.metadata[names[0]])
-    tests = {name: _score(loaded, names, table, decoding, material) for name, table in material.tests.items()}
+    answers = {name: _answers(loaded, names, table, decoding) for name, table in tests.items()}
     stored = sum(bank_of(loaded.model).get(name).stored_parameters() for name in names)
     base = sum(p.numel() for name, p in loaded.model.named_parameters() if not name.startswith("prefixtune."))
     sizes = {"base": base, "trained": 0, "stored": stored, "stored_percent": 100 * stored / base}
-    return {"tests": tests, "seconds": round(time.monotonic() - begun, 1), "parameters": sizes}
+    return {"seconds": round(time.monotonic() - begun, 1), "parameters": sizes}, answers
 
 
-def _score(
-    loaded: Loaded, names: Sequence[str], table: Table, decoding: Decoding, material: Material
-) -> dict[str, float]:
+def _answers(loaded: Loaded, names: Sequence[str], table: Table, decoding: Decoding) -> list[str]:
     task = loaded.tasks[names[0]]
     if not isinstance(task, Text2Text):
         raise ConfigError(f"an ensemble generates text; expected text2text, not {task.kind if task else 'no task'}")
     keep = reserve(loaded.model, loaded.window, decoding)
     prompts = task.prompts(list(grouped(table)), loaded.model, loaded.tokenizer, loaded.window, reserved=keep)
-    answers = generate(loaded, names, prompts, decoding, end=task.end(loaded.tokenizer))
-    return {**task.score(answers, table), **material.score(answers, table)}
+    return generate(loaded, names, prompts, decoding, end=task.end(loaded.tokenizer))
 
 
 def generate(

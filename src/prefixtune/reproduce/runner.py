@@ -8,7 +8,6 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,13 @@ from prefixtune.reproduce.progress import Screen
 from prefixtune.reproduce.search import Candidate
 from prefixtune.training import results
 from prefixtune.training.adaptation import Adaptation
+from prefixtune.training.bench import Data
 from prefixtune.training.run import Diverged, chosen_metric, fit
 
 RECORD = "experiment.json"
 DIVERGED, RESUMED = "diverged.json", "resumed.json"
+SCORED = ("bertscore",)
+"""Options that reach scores alone."""
 _ORIGIN = "One run of prefixtune reproduce; the whole command is in experiment.json, some folders above"
 
 
@@ -62,14 +64,22 @@ class Findings:
     command: Sequence[str]
 
 
-def run(name: str, options: Options, output: Path, *, resume: bool, command: Sequence[str]) -> Findings:
+def run(
+    name: str, options: Options, output: Path, *, resume: bool, command: Sequence[str], rescore: bool = False
+) -> Findings:
     """Run the experiment `name`, or go on with it.
+
+    Args:
+        rescore: score the answers that finished runs kept again, by other versions of the metrics or with others that
+            are there now. Development scores, by which settings were chosen, stay.
 
     Raises:
         ConfigError, DataError, ModelError: before anything is written, each in one line.
     """
     experiment = catalogue.find(name)
-    open_output(output, {"experiment": name, **options.record()}, resume=resume)
+    if rescore and not (output / RECORD).is_file():
+        raise ConfigError(f"--rescore: --output {output} holds no experiment to score again; leave --rescore out")
+    open_output(output, {"experiment": name, **options.record()}, resume=resume, free=SCORED if rescore else ())
     search.count_trials(experiment, options)
     folders = material.folders(experiment, options)
     plan = Plan(name, experiment, options, output, read_base(options.model))
@@ -81,7 +91,7 @@ def run(name: str, options: Options, output: Path, *, resume: bool, command: Seq
         output / RECORD, {"asked": record, "command": list(command), "versions": results.versions()}
     )
     try:
-        rows = _rows(plan, cells, materials)
+        rows = _rows(plan, cells, materials, rescore)
     except DataError:
         if not resume and not any(output.rglob(results.METRICS)):  # asked for otherwise, it may have the same folder
             for made in output.iterdir():
@@ -93,18 +103,18 @@ def run(name: str, options: Options, output: Path, *, resume: bool, command: Seq
 
 
 def _rows(
-    plan: Plan, cells: Sequence[tuple[Cell, Sequence[Arm]]], materials: Mapping[str, Material]
+    plan: Plan, cells: Sequence[tuple[Cell, Sequence[Arm]]], materials: Mapping[str, Material], rescore: bool
 ) -> list[Row]:
     rows = []
     with Screen(sum(_jobs(plan, arm) for _, arms in cells for arm in arms)) as screen:
         for cell, arms in cells:
-            worker = Worker(plan, cell, materials.get(cell.corpus or ""), screen)
+            worker = Worker(plan, cell, materials.get(cell.corpus or ""), screen, rescore)
             rows += [worker.row(arm) for arm in arms]
     return rows
 
 
-def open_output(output: Path, asked: Mapping[str, Any], *, resume: bool) -> None:
-    """Refuse a folder that holds something else; a `ConfigError` says what to do."""
+def open_output(output: Path, asked: Mapping[str, Any], *, resume: bool, free: Sequence[str] = ()) -> None:
+    """Refuse a folder that holds something else; a `ConfigError` says what to do. Options in `free` may differ."""
     results.check_folder(output)
     if not output.is_dir() or all(path.name.startswith(f".{RECORD}.") for path in output.iterdir()):
         return  # a record that was half written when its run was killed is none
@@ -119,7 +129,7 @@ def open_output(output: Path, asked: Mapping[str, Any], *, resume: bool) -> None
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{output / RECORD} cannot be read ({error}); choose another folder") from error
     now = json.loads(json.dumps(dict(asked)))
-    for key in sorted({*before, *now}):
+    for key in sorted({*before, *now} - set(free)):
         if before.get(key) != now.get(key):
             raise ConfigError(
                 f"--resume: {key} is {now.get(key)!r} but the experiment in {output} has {before.get(key)!r}; resume "
@@ -182,8 +192,8 @@ def _jobs(plan: Plan, arm: Arm) -> int:
 class Worker:
     """The runs of one cell."""
 
-    def __init__(self, plan: Plan, cell: Cell, data: Material | None, screen: Screen) -> None:
-        self.plan, self.cell, self.material, self.screen = plan, cell, data, screen
+    def __init__(self, plan: Plan, cell: Cell, data: Material | None, screen: Screen, rescore: bool) -> None:
+        self.plan, self.cell, self.material, self.screen, self.rescore = plan, cell, data, screen, rescore
         self.left_out: dict[str, str] = {}
 
     def row(self, arm: Arm) -> Row:
@@ -200,11 +210,9 @@ class Worker:
     def _row(self, arm: Arm) -> Row:
         """Try, choose on development data, then run every subset and seed with the choice and test it."""
         if isinstance(arm, Counted):
-            return Row(self.cell, arm, runs=[self._measured(arm, "count", partial(self._count, arm))])
-        assert self.material is not None
+            return Row(self.cell, arm, runs=[self._count(arm)])
         if isinstance(arm, Ensemble):
-            work = [(f"subset-{draw + 1}", partial(self._ensemble, arm, draw)) for draw in self.plan.draws]
-            return Row(self.cell, arm, runs=[self._measured(arm, name, measure) for name, measure in work])
+            return Row(self.cell, arm, runs=[self._together(arm, draw) for draw in self.plan.draws])
         assert isinstance(arm, Trained | Variable)
         tried = search.candidates(arm, self.plan.experiment, self.plan.options)
         trials = [(one, self._trial(arm, one, number)) for number, one in enumerate(tried)] if len(tried) > 1 else []
@@ -237,11 +245,11 @@ class Worker:
         plan, cell, folder = self.plan, self.cell, self.plan.folder(self.cell, arm, name)
         assert self.material is not None
         self.screen.begin(" ".join(str(part) for part in (cell.corpus, cell.size, arm.name, name) if part is not None))
-        data = self.material.data(tested=tested, size=cell.size, draw=draw, dev_share=plan.experiment.dev_share)
+        data = self._data(draw, tested=tested)
         diverged = (folder / DIVERGED).is_file()
         if diverged or results.is_finished(folder):
             results.check_same_data(folder, data.facts)
-            found = None if diverged else results.read_metrics(folder)
+            found = None if diverged else self._read(folder, data)
         else:
             what = self._adaptation(arm, candidate, draw, seed, data.train)
             config = plan.config(
@@ -263,6 +271,22 @@ class Worker:
         self.screen.done()
         return {**found, "seconds": None} if found is not None and (folder / RESUMED).is_file() else found
 
+    def _data(self, draw: int, *, tested: bool) -> Data:
+        assert self.material is not None
+        share = self.plan.experiment.dev_share
+        return self.material.data(tested=tested, size=self.cell.size, draw=draw, dev_share=share)
+
+    def _read(self, folder: Path, data: Data) -> dict[str, Any]:
+        """The metrics of a finished run, its answers to the tests of `data` scored again where that is asked for."""
+        found = results.read_metrics(folder)
+        if self.rescore and data.tests:
+            assert self.material is not None
+            task = self.material.task
+            counts = {name: task.answer_count(table) for name, table in data.tests.items()}
+            found["tests"] = data.scores(task, results.read_answers(folder, counts))
+            results.write_json(folder / results.METRICS, found)
+        return found
+
     def _adaptation(
         self, arm: Trained | Variable, candidate: Candidate, draw: int, seed: int, train: Any
     ) -> Adaptation:
@@ -282,12 +306,32 @@ class Worker:
             raise Unfit(f"{name} diverged with seed {seed}, and this row reads it; give lower --lr")
         return folder
 
-    def _ensemble(self, arm: Ensemble, draw: int) -> dict[str, Any]:
+    def _together(self, arm: Ensemble, draw: int) -> dict[str, Any]:
+        """The metrics of the runs of all seeds as one predictor."""
         assert self.material is not None
-        folders = [self._finished(arm.members, draw, seed) for seed in self.plan.seeds]
-        return derive.ensemble(self.plan.options.model, folders, self.material)
+        folder, data = self.plan.folder(self.cell, arm, f"subset-{draw + 1}"), self._data(draw, tested=True)
+        self.screen.begin(f"{self.cell.corpus} {arm.name}")
+        if not (folder / results.METRICS).is_file():
+            members = [self._finished(arm.members, draw, seed) for seed in self.plan.seeds]
+            found, answers = derive.ensemble(self.plan.options.model, members, data.tests)
+            results.write_answers(folder, answers)
+            scores = data.scores(self.material.task, answers)
+            results.write_json(folder / results.METRICS, {"tests": scores, **found})
+            gc.collect()
+        self.screen.done()
+        return self._read(folder, data)
 
     def _count(self, arm: Counted) -> dict[str, Any]:
+        """How many numbers are trained and stored."""
+        folder = self.plan.folder(self.cell, arm, "count")
+        self.screen.begin(arm.name)
+        if not (folder / results.METRICS).is_file():
+            results.write_json(folder / results.METRICS, {"parameters": self._sizes(arm, folder)})
+            gc.collect()
+        self.screen.done()
+        return results.read_metrics(folder)
+
+    def _sizes(self, arm: Counted, folder: Path) -> dict[str, Any]:
         from prefixtune.tasks.loading import load_base
 
         model, tokenizer = load_base(self.plan.options.model, None, dtype="float32")
@@ -295,17 +339,5 @@ class Worker:
         what = adaptation(arm.kind, arm.options)
         what.attach(model, tokenizer)
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        stored = what.save(model, self.plan.folder(self.cell, arm, "count"), {})
-        return {
-            "parameters": {"base": base, "trained": trained, "stored": stored, "stored_percent": 100 * stored / base}
-        }
-
-    def _measured(self, arm: Arm, name: str, measure: Any) -> dict[str, Any]:
-        """What `measure` finds, kept in the run's folder."""
-        folder = self.plan.folder(self.cell, arm, name)
-        self.screen.begin(" ".join(part for part in (self.cell.corpus, arm.name) if part is not None))
-        if not (folder / results.METRICS).is_file():
-            results.write_json(folder / results.METRICS, measure())
-            gc.collect()
-        self.screen.done()
-        return results.read_metrics(folder)
+        stored = what.save(model, folder, {})
+        return {"base": base, "trained": trained, "stored": stored, "stored_percent": 100 * stored / base}

@@ -219,6 +219,10 @@ class Task(abc.ABC):
     ) -> list[list[Any]]:  # fmt: skip
         """The answers to each of the prepared `tables`, as `predict` has them, without more work than they need."""
 
+    def answer_count(self, table: Table) -> int:
+        """How many answers there are to a prepared table: one a row."""
+        return len(table)
+
     @abc.abstractmethod
     def score(self, answers: Sequence[Any], table: Table) -> dict[str, float]:
         """The metrics of `answers`, one a row of the prepared `table`. Fractions, except BLEU and chrF (0 to 100)."""

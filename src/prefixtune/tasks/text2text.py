@@ -252,6 +252,9 @@ class Text2Text(Task):
         found = dict(zip(prompts, texts, strict=True))
         return [[found[source] for source in grouped(table)] for table in tables]
 
+    def answer_count(self, table: Table) -> int:
+        return len(grouped(table))
+
     def score(self, answers: Sequence[str], table: Table) -> dict[str, float]:
         """BLEU and chrF (sacrebleu, 0 to 100), ROUGE F-measures (0 to 1, the best reference counts)."""
         references = list(grouped(table).values())

@@ -39,6 +39,15 @@ class Data:
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     more: Scorer | None = None
 
+    def scores(self, task: Task, answers: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, float]]:
+        """Of the answers to each of `tests`: the task's metrics and `more`."""
+        found = {}
+        for name, table in self.tests.items():
+            found[name] = task.score(answers[name], table)
+            if self.more is not None:
+                found[name] |= self.more(answers[name], table)
+        return found
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -60,17 +69,14 @@ class Bench:
             decoding=self.decoding, answered=answered,
         )  # fmt: skip
 
-    def tested(self) -> dict[str, dict[str, float]]:
-        """Metrics of each further test table, and the scores that the data ask for. No loss: it takes a pass more."""
+    def answers(self) -> dict[str, list[Any]]:
+        """What the model as it stands answers to each further test table."""
         tables = self.data.tests
         answers = self.task.answers_to(
             self.model, self.tokenizer, list(tables.values()), self.room, batch_size=self.batch_size,
             decoding=self.decoding,
         )  # fmt: skip
-        return {
-            name: {**self.task.score(given, table), **({} if self.data.more is None else self.data.more(given, table))}
-            for (name, table), given in zip(tables.items(), answers, strict=True)
-        }
+        return dict(zip(tables, answers, strict=True))
 
 
 def read_data(config: RunConfig) -> tuple[Task, Data]:

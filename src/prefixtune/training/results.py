@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ CHECKPOINTS = "checkpoints"
 RUN = "run.yaml"
 RECORD = "run.json"
 METRICS = "metrics.json"
+ANSWERS = "answers"
 HISTORY = "log_history.jsonl"
 PLOT = "training.png"
 FREE = ("output", "report_to", "keep_checkpoints", "eval_batch_size")
@@ -54,6 +55,11 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """`value` as indented JSON."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def jsonl(values: Iterable[Any]) -> str:
+    """One JSON value a line."""
+    return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
 
 
 def is_finished(output: Path) -> bool:
@@ -212,6 +218,32 @@ def read_metrics(output: Path) -> dict[str, Any]:
         raise CheckpointError(f"{output / METRICS} is not valid JSON ({error})") from error
 
 
+def write_answers(output: Path, answers: Mapping[str, Sequence[Any]]) -> None:
+    """What a model answered to its tests, each in `answers/NAME.jsonl`: a row (text to text: a source) a line."""
+    for name, given in answers.items():
+        write_text(output / ANSWERS / f"{name}.jsonl", jsonl(given))
+
+
+def read_answers(output: Path, tests: Mapping[str, int]) -> dict[str, list[Any]]:
+    """What a finished run of an experiment answered to its tests, so many answers to each.
+
+    Raises CheckpointError where they are not there, or not as many.
+    """
+    found = {}
+    for name, count in tests.items():
+        file = output / ANSWERS / f"{name}.jsonl"
+        try:
+            found[name] = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+            if len(found[name]) != count:
+                raise ValueError(f"{len(found[name])} answers; expected {count}")
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"the answers in {file} cannot be scored again ({error}); leave --rescore out, or run the experiment "
+                "in another folder"
+            ) from error
+    return found
+
+
 def digest(path: str) -> str | None:
     """SHA-256 of a data file; None for a data set of the hub."""
     if not Path(path).is_file():
@@ -235,7 +267,7 @@ def last_checkpoint(output: Path) -> Path | None:
 
 def write_history(output: Path, history: Sequence[Mapping[str, Any]]) -> None:
     """Trainer's log, one JSON object a line."""
-    write_text(output / HISTORY, "".join(json.dumps(entry) + "\n" for entry in history))
+    write_text(output / HISTORY, jsonl(history))
 
 
 def read_history(output: Path) -> list[dict[str, Any]]:
