@@ -45,8 +45,8 @@ oldest: $(OLDEST)/.ready ## the contract tests on the oldest transformers that i
 
 bench: $(READY) ## measure against the frozen model and peers, into benchmarks/RESULTS.md (DATA=, MODELS=, ADAPTERS= for all)
 	@$(BIN)/python benchmarks/train_step.py $(if $(ADAPTERS),--adapters $(ADAPTERS))
-	$(BIN)/python benchmarks/checkpointing.py
-	$(BIN)/python benchmarks/attention.py
+	$(BIN)/python benchmarks/checkpointing.py $(if $(ADAPTERS),--adapters $(ADAPTERS))
+	$(BIN)/python benchmarks/attention.py $(if $(ADAPTERS),--adapters $(ADAPTERS))
 	$(BIN)/python benchmarks/decoding.py $(if $(ADAPTERS),--adapters $(ADAPTERS))
 	$(BIN)/python benchmarks/scaling.py $(if $(ADAPTERS),--adapters $(ADAPTERS))
 	$(BIN)/python benchmarks/startup.py $(if $(ADAPTERS),--adapters $(ADAPTERS))

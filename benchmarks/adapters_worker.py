@@ -68,6 +68,7 @@ class Job:
     queries: int = 1  # of an attention over `tokens` keys
     padded: bool = False
     dtype: str = "float32"
+    checkpointed: bool = False
 
 
 def mend() -> None:
@@ -127,6 +128,8 @@ def steps(model: Any, batches: list[dict[str, Tensor]], optimizer: torch.optim.O
 def trainee(job: Job) -> tuple[Any, torch.optim.Optimizer]:
     """A model ready to train, and its optimiser."""
     model = prefixed(job).train()
+    if job.checkpointed:
+        model.gradient_checkpointing_enable()
     return model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
 
 

@@ -221,8 +221,14 @@ FOREIGN = {adapters_peer.NAME: 0, f"{adapters_peer.NAME}, MLP": HIDDEN}
 
 def foreign_job(name: str, case: Case) -> dict[str, Any]:
     """The model, the batch and the prefix, in the worker's words."""
-    batch_shape = {"rows": case.rows, "tokens": case.tokens}
-    return {"config": SHAPE, "length": case.length, "hidden": FOREIGN[name], **batch_shape}
+    bare = name.removesuffix(CHECKPOINTED)
+    more = {"rows": case.rows, "tokens": case.tokens, "checkpointed": bare != name}
+    return {"config": SHAPE, "length": case.length, "hidden": FOREIGN[bare], **more}
+
+
+def is_foreign(name: str) -> bool:
+    """Whether the `adapters` library has to be asked."""
+    return name.removesuffix(CHECKPOINTED) in FOREIGN
 
 
 def batch(case: Case, words: int = WORDS) -> Tensor:
@@ -238,7 +244,7 @@ def rounds(case: Case, names: list[str], count: int, python: str | None) -> Iter
     with ExitStack() as opened:
         trainees: dict[str, Trainee | Foreign] = {}
         for name in names:
-            if name in FOREIGN and python:
+            if is_foreign(name) and python:
                 worker = opened.enter_context(adapters_peer.Worker(python, torch.get_num_threads()))
                 trainees[name] = Foreign(worker, name, case)
             else:
@@ -255,7 +261,7 @@ GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": str(64 * 1024)}
 
 def peak_memory(name: str, case: Case, python: str | None) -> tuple[int, int | None]:
     """Bytes, measured in a fresh process, and how many of them are `Trainee.state`, where that is known."""
-    if name in FOREIGN and python:
+    if is_foreign(name) and python:
         with adapters_peer.Worker(python, torch.get_num_threads(), GIVEN_BACK) as worker:
             return int(worker.begin("peak", **foreign_job(name, case)).ask()), None
     words = [sys.executable, __file__, "--threads", str(torch.get_num_threads()), "--peak-of", name]
