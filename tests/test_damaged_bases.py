@@ -15,13 +15,15 @@ from safetensors.torch import load_file
 from test_cli import refused
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from prefixtune.errors import ModelError
+from prefixtune.cli import main
+from prefixtune.errors import DataError, ModelError
 from prefixtune.tasks import Task
 from prefixtune.tasks.classification import Classification
 from prefixtune.tasks.loading import load_base
 from prefixtune.tasks.spans import Spans
 from prefixtune.tasks.tagging import Tagging
 from prefixtune.tasks.text2text import Text2Text
+from prefixtune.training.trainer import PrefixTrainer
 
 CLASSES = Classification(labels=("a", "b"))
 
@@ -171,3 +173,39 @@ def test_a_special_token_that_no_text_has_may_be_without_an_embedding(bases: Pat
     folder = extended(bases / "gpt2", lambda known: known.add_tokens(["<image>"], special_tokens=True))
     model, tokenizer = load_base(folder, Text2Text())
     assert len(tokenizer) == model.get_input_embeddings().num_embeddings + 1
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bart"])
+def test_a_text_that_has_such_a_token_is_one_line_wherever_it_is_read(
+    bases: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """Before, torch's IndexError came through, with its traceback."""
+    if kind == "bart":
+        tiny.encoder_decoder(bases / "bart")
+    folder = extended(bases / kind, lambda known: known.add_tokens(["<image>"], special_tokens=True))
+    clean = tiny.jsonl(bases / "clean.jsonl", tiny.doubled(8))
+    marked = tiny.jsonl(bases / "marked.jsonl", [{"source": "see <image>", "target": "a"}])
+    targets = tiny.jsonl(bases / "targets.jsonl", [{"source": "a", "target": "see <image>"}])
+    told = "a text has the token '<image>', number 258 of the tokenizer, but the model has 258 embeddings"
+    argv = ["train", "--model", folder, "--task", "text2text", "--method", "p_tuning_v2", "--length", "2",
+            "--max-steps", "1", "--train"]  # fmt: skip
+    for number, data in enumerate((marked, targets)):
+        assert told in refused([*argv, data, "--output", str(bases / f"no{number}")], capsys)
+    prefix = str(bases / "prefix")
+    assert main([*argv, clean, "--output", prefix]) == 0
+    assert told in refused(["evaluate", "--prefix", prefix, "--data", marked, "--model", folder], capsys)
+    assert told in refused(["generate", "--prefix", prefix, "--prompt", "see <image>", "--model", folder], capsys)
+    assert main(["evaluate", "--prefix", prefix, "--data", clean, "--model", folder]) == 0
+
+
+def test_a_training_that_fails_ends_the_line_of_its_bar(
+    bases: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise DataError("no")
+
+    monkeypatch.setattr(PrefixTrainer, "training_step", fail)
+    data = tiny.jsonl(bases / "data.jsonl", tiny.doubled(8))
+    argv = ["train", "--model", str(bases / "gpt2"), "--task", "text2text", "--method", "p_tuning_v2", "--length", "2",
+            "--max-steps", "1", "--train", data, "--output", str(bases / "out")]  # fmt: skip
+    assert refused(argv, capsys) == "prefixtune: no"

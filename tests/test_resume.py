@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from prefixtune import reproduce
 from prefixtune.errors import ConfigError
 from prefixtune.reproduce import runner
 from prefixtune.reproduce.options import Options
+from prefixtune.training import results
 from prefixtune.training.bench import Bench
 from prefixtune.training.run import train
 from prefixtune.training.trainer import build_trainer
@@ -110,3 +115,57 @@ def test_a_constant_rate_is_warmed_up_to(tmp_path: Path, bert: str, monkeypatch:
     monkeypatch.setattr("prefixtune.training.trainer.build_trainer", built)
     train(run, method())
     assert rates == [0.0, 0.125, 0.25, 0.375, 0.5, 0.5, 0.5, 0.5]
+
+
+# --- two processes in one folder -------------------------------------------------------------------------------------
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from prefixtune.training.results import alone
+with alone(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@contextmanager
+def held(record: Path) -> Iterator[None]:
+    """Another process works in the folder of `record`, and is killed at the end."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(record)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout:
+        try:
+            assert process.stdout.readline() == "held\n"
+            yield
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path: Path, bert: str) -> None:
+    run = config(tmp_path, "classification", bert, epochs=1)
+    output = Path(run.output)
+    with held(output / results.RECORD):
+        before = sorted(path for path in output.rglob("*") if path.is_file())
+        with pytest.raises(ConfigError, match="another process works in this folder; wait for its end"):
+            train(run, method(), resume=True)
+        assert sorted(path for path in output.rglob("*") if path.is_file()) == before
+    found = train(run, method(), resume=True)  # a killed one holds nothing
+    assert found["steps"] == 4
+    assert not list(output.rglob("*.lock"))
+
+
+def test_an_experiment_that_another_process_is_at_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, fake, output = tiny.place(tmp_path / "place"), Fake(), tmp_path / "out"
+    monkeypatch.setattr(reproduce, "find", lambda name: tiny_experiment(arms=lambda cell: ARMS[:1]))
+    monkeypatch.setattr(runner, "fit", fake)
+    options = Options(model=str(place / "bert"), data=[str(place)], lr=[1e-3], seeds=1)
+    with held(output / runner.RECORD):
+        with pytest.raises(ConfigError, match="another process works in this folder"):
+            runner.run("fake", options, output, resume=True, command=["x"])
+        assert not fake.calls
+    assert len(runner.run("fake", options, output, resume=True, command=["x"]).rows) == 1
+    assert not list(output.rglob("*.lock"))

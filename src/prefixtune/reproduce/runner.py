@@ -87,16 +87,17 @@ def run(
     cells = [(cell, plan.arms(cell)) for cell in plan.cells(materials)]
     _check(plan, cells, materials)
     record = {"experiment": name, **options.record()}
-    results.write_json(
-        output / RECORD, {"asked": record, "command": list(command), "versions": results.versions()}
-    )
-    try:
-        rows = _rows(plan, cells, materials, rescore)
-    except DataError:
-        if not resume and not any(output.rglob(results.METRICS)):  # asked for otherwise, it may have the same folder
-            for made in output.iterdir():
-                made.unlink() if made.is_file() else shutil.rmtree(made)
-        raise
+    with results.alone(output / RECORD):
+        results.write_json(
+            output / RECORD, {"asked": record, "command": list(command), "versions": results.versions()}
+        )
+        try:
+            rows = _rows(plan, cells, materials, rescore)
+        except DataError:
+            if not resume and not any(output.rglob(results.METRICS)):  # asked otherwise, it may have the folder
+                for made in output.iterdir():
+                    made.unlink() if made.is_file() else shutil.rmtree(made)
+            raise
     if rows and all(row.reason for row in rows):
         raise ConfigError("no row fits this base model: " + "; ".join(f"{row.arm.name}: {row.reason}" for row in rows))
     return Findings(plan, rows, materials, left_out, command)

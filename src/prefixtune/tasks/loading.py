@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefixtune.errors import ConfigError, ModelError
-from prefixtune.tasks.task import Task, Window
+from prefixtune.errors import ConfigError, DataError, ModelError
+from prefixtune.tasks.task import Feature, Task, Window
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _REPORTERS = (
@@ -135,7 +137,8 @@ def _make_paddable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 def _refuse_unknown_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, model_id: str) -> None:
     """Raise ModelError where padding, an end or ordinary text would be looked up behind the last embedding.
 
-    A special token that nobody writes by itself (Gemma's for an image, in its models of text) may have no embedding.
+    A special token that nobody writes by itself (Gemma's for an image, in its models of text) may have no embedding; a
+    text that has it all the same is refused when the model reads it.
     """
     from torch import nn
 
@@ -154,6 +157,41 @@ def _refuse_unknown_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenize
     most = max([tokenizer.vocab_size, *(number + 1 for number in added)])
     if most > rows:
         raise ModelError(f"{model_id}: the tokenizer has {most} tokens, but the model has {rows} embeddings; {_RESIZE}")
+    if max(tokenizer.added_tokens_decoder, default=0) >= rows:
+        hook = partial(_refuse_token, tokenizer)
+        for module in model.modules():  # an encoder and a decoder may each have a module of the same weights
+            if isinstance(module, nn.Embedding) and module.num_embeddings == rows:
+                module.register_forward_pre_hook(hook)
+
+
+def _refuse_token(tokenizer: PreTrainedTokenizerBase, table: nn.Embedding, given: tuple[Tensor]) -> None:
+    if given and given[0].numel():
+        _check_token(tokenizer, int(given[0].max()), table.num_embeddings)
+
+
+def _check_token(tokenizer: PreTrainedTokenizerBase, number: int, rows: int) -> None:
+    if number >= rows:
+        raise DataError(
+            f"a text has the token {tokenizer.convert_ids_to_tokens(number)!r}, number {number} of the tokenizer, but "
+            f"the model has {rows} embeddings; take the token out of the texts, or save the model after "
+            "model.resize_token_embeddings"
+        )
+
+
+def check_tokens(features: Iterable[Feature], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise DataError where an input or a target has a token without an embedding, before the model reads it."""
+    from torch import nn
+
+    table = model.get_input_embeddings()
+    if isinstance(table, nn.Embedding):
+        columns = (feature.get(name) for feature in features for name in ("input_ids", "labels"))
+        most = max((_highest(ids) for ids in columns if isinstance(ids, list)), default=0)
+        _check_token(tokenizer, most, table.num_embeddings)
+
+
+def _highest(ids: list[Any]) -> int:
+    """The highest number of one text, or of the choices of one example."""
+    return max(map(_highest, ids)) if ids and isinstance(ids[0], list) else max(ids, default=0)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -9,7 +10,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,27 @@ def open_folder(output: Path, *, resume: bool) -> None:
         raise ConfigError(f"--output {output} is not empty and holds no run; choose another folder")
     if not resume:
         raise ConfigError(f"--output {output} already holds a run; continue it with --resume or choose another folder")
+
+
+@contextlib.contextmanager
+def alone(record: Path) -> Iterator[None]:
+    """One process at a time works in the folder of `record`. Raises ConfigError for a second; a killed one is none."""
+    from filelock import FileLock, Timeout
+
+    file = record.with_name(f".{record.name}.lock")
+    record.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ConfigError(
+            f"--output {record.parent}: another process works in this folder; wait for its end, or choose another"
+        ) from error
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        lock.release()
 
 
 def check_folder(output: Path) -> None:

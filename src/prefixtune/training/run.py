@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from prefixtune.checkpoint import write_whole
 from prefixtune.errors import ConfigError, near_miss
 from prefixtune.tasks import Task
+from prefixtune.tasks.loading import check_tokens
 from prefixtune.training import curves, results
 from prefixtune.training.adaptation import Adaptation, Prefixed
 from prefixtune.training.bench import Bench, Data, read_data, set_up
@@ -92,17 +93,20 @@ def fit(
     bench = set_up(config, adaptation, task, data)
     for table in (data.eval, data.test):
         if table is not None:  # what cannot be scored is told now, and not when it is
-            bench.task.features(table, bench.model, bench.tokenizer, bench.room)
+            check_tokens(
+                bench.task.features(table, bench.model, bench.tokenizer, bench.room), bench.model, bench.tokenizer
+            )
     trainer = build_trainer(config, bench, metric)
     if bar is not None:
         _show_in(trainer, bar)
     facts = {"method": adaptation.kind(), "device": str(trainer.args.device), "parameters": _parameters(bench)}
-    results.record_run(output, settings, data.facts, command or sys.argv, facts, origin)
-    checkpoint = results.last_checkpoint(output)
-    begun = time.monotonic()
-    trainer.train_from(checkpoint)
-    seconds = time.monotonic() - begun
-    return _finish(config, adaptation, bench, trainer, metric, seconds)
+    with results.alone(output / results.RECORD):
+        results.record_run(output, settings, data.facts, command or sys.argv, facts, origin)
+        checkpoint = results.last_checkpoint(output)
+        begun = time.monotonic()
+        trainer.train_from(checkpoint)
+        seconds = time.monotonic() - begun
+        return _finish(config, adaptation, bench, trainer, metric, seconds)
 
 
 def _show_in(trainer: PrefixTrainer, bar: TrainerCallback) -> None:

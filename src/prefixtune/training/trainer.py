@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
+    ProgressCallback,
     SchedulerType,
     Trainer,
     TrainerState,
@@ -30,6 +31,7 @@ from prefixtune.bank import bank_of, names_in
 from prefixtune.errors import ConfigError
 from prefixtune.layout import Layout, examples
 from prefixtune.packing import declare
+from prefixtune.tasks.loading import check_tokens
 from prefixtune.tasks.task import token_losses
 from prefixtune.training import activations, results
 from prefixtune.training.activations import Activations
@@ -111,12 +113,23 @@ class PrefixTrainer(Trainer):
         if checkpoint is None or state is None or not _ended(state):
             if state is not None:  # as steps, not as a share of them, or Trainer warns that it differs
                 self.args.logging_steps = state.logging_steps
-            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            with self._bars_closed():
+                self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             return
         chosen = state.best_global_step if self.args.load_best_model_at_end else None
         best = checkpoint if chosen is None else checkpoint.with_name(f"{PREFIX_CHECKPOINT_DIR}-{chosen}")
         self._load_from_checkpoint(str(best))
         self.state = state
+
+    @contextlib.contextmanager
+    def _bars_closed(self) -> Iterator[None]:
+        """The bar of a training that fails ends its line, or the message that follows would stand behind it."""
+        try:
+            yield
+        finally:
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, ProgressCallback) and callback.training_bar is not None:
+                    callback.training_bar.close()
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False,
@@ -203,6 +216,7 @@ def build_trainer(config: RunConfig, bench: Bench, metric: str | None) -> Prefix
 
     task, model = bench.task, bench.model
     features = task.training_features(bench.data.train, model, bench.tokenizer, bench.room)
+    check_tokens(features, model, bench.tokenizer)
     lengths = [len(feature["input_ids"]) for feature in features]
     spares = task.shifted(model) or padding_share(lengths, config.batch_size) >= PACKING_PAYS
     layout = task.layout(model, bench.tokenizer, config.packing if spares or config.packing != "auto" else "never")
