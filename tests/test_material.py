@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 from test_reproduce import tiny_experiment
 
-from prefixtune.errors import DataError
-from prefixtune.reproduce import material
+from prefixtune.errors import ConfigError, DataError, PrefixtuneError
+from prefixtune.reproduce import material, runner
 from prefixtune.reproduce.options import Options
 from prefixtune.tasks import Table
 from prefixtune.tasks.text2text import grouped
@@ -190,3 +191,68 @@ def test_where_no_plain_folder_holds_a_corpus_all_of_them_are_named(tmp_path: Pa
     with pytest.raises(DataError, match="holds? no files of conll04") as caught:
         material.read("conll04", places["conll04"], None)
     assert all(folder in str(caught.value) for folder in folders)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("{bert}@x", "'x' is no layer of {bert}; expected a number up to 2"),
+        ("{bert}@3", "'3' is no layer of {bert}; expected a number up to 2"),
+        ("nowhere", "cannot load the model 'nowhere': there is no such folder here"),
+    ],
+)
+def test_a_model_that_bertscore_cannot_use_is_told_before_anything_is_trained(
+    place: Path, tmp_path: Path, given: str, told: str
+) -> None:
+    bert = str(place / "bert")
+    options = Options(
+        model=str(place / "gpt2"), data=[str(place)], corpora=["e2e"], bertscore=given.format(bert=bert)
+    )
+    with pytest.raises(PrefixtuneError) as caught:
+        runner.run("prefix_tuning", options, tmp_path / "out", resume=False, command=["x"])
+    assert told.format(bert=bert) in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_tags_are_scored_by_their_own_marks(tmp_path: Path) -> None:
+    """As IOB, which they are not, an answer with another mark would be right."""
+    place = tiny.place(tmp_path)
+    home = material.Place(str(place / "conll04"), own=True)
+    found = material.read("conll04", home, None, recipe={"tag_scheme": "as_given"})
+    table = Table("test", [{"tokens": ["A", "B", "c"], "tags": ["U-Peop", "U-Peop", "O"]}], [1])
+    wrong, right = [["B-Peop", "L-Peop", "O"]], [["U-Peop", "U-Peop", "O"]]
+    assert found.metrics[0] == "entity_f1:BILOU"
+    assert found.score(wrong, table)["entity_f1:BILOU"] == found.task.score(wrong, table)["f1"] == 0
+    assert found.score(right, table)["entity_f1:BILOU"] == found.task.score(right, table)["f1"] == 1
+    assert material.read("conll04", home, None).metrics[0] == "entity_f1"
+
+
+def test_the_same_files_are_not_two_corpora_of_entities(tmp_path: Path) -> None:
+    for name in ("train", "dev", "test"):
+        (tmp_path / "ner").mkdir(exist_ok=True)
+        (tmp_path / "ner" / f"{name}.txt").write_text("EU NNP B-NP B-ORG\nrejects VBZ B-VP O\n\n" * 4)
+    bert, names = tiny.encoder(tmp_path / "bert"), ["conll2003", "ontonotes"]
+    options = Options(model=bert, data=[str(tmp_path / "ner")], corpora=names, max_steps=1)
+    with pytest.raises(DataError, match="train.txt would be both conll2003 and ontonotes; say which with --corpora"):
+        runner.run("apt", options, tmp_path / "out", resume=False, command=["x"])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "told"),
+    [
+        ("apt", {"sizes": [4]}, "--sizes: this experiment trains on all examples"),
+        ("apt", {"subsets": 3}, "--subsets: this experiment trains on all examples"),
+        ("prefix_size", {"lengths": [3]}, "--lengths: no row that was asked for has a length to choose"),
+        ("apt", {"lengths": [2, 4, 8], "trials": 2}, "--trials 2 is fewer than the 3 that --lr and --lengths make"),
+        ("apt", {"lengths": [2, 4, 8], "trials": 1}, "--trials 1 is fewer than the 3 that --lr and --lengths make"),
+    ],
+)
+def test_what_an_experiment_would_pass_over_is_refused(
+    place: Path, tmp_path: Path, name: str, given: dict[str, Any], told: str
+) -> None:
+    data = {} if name == "prefix_size" else {"data": [str(place)], "corpora": ["conll04"]}
+    with pytest.raises(ConfigError, match=told):
+        options = Options(model=str(place / "bert"), **data, **given)
+        runner.run(name, options, tmp_path / "out", resume=False, command=["x"])
+    assert not (tmp_path / "out").exists()

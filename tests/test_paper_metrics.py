@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
+import random
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +123,36 @@ def test_bleu_of_webnlg_is_its_formula_on_its_words() -> None:
     # Words: a b - c d e. Of its n-grams only `- c d e` stands in none of the three; the closest length is 6, as long.
     expected = 100 * (6 / 6 * 5 / 5 * 4 / 4 * 2 / 3) ** 0.25
     assert metrics.score("bleu_webnlg", [answer], [texts]) == pytest.approx(expected)
+
+
+def multi_bleu(answers: list[list[str]], references: list[list[list[str]]]) -> float:
+    """multi-bleu.perl as it is written: the closest length, the shorter of two as close, clipped counts."""
+    hits, totals, own, wanted = [0] * 4, [0] * 4, 0, 0
+    for words, texts in zip(answers, references, strict=True):
+        own += len(words)
+        wanted += min((abs(len(words) - len(text)), len(text)) for text in texts)[1]
+        for n in range(4):
+            known: Counter[tuple[str, ...]] = Counter()
+            for text in texts:
+                known |= Counter(tuple(text[i : i + n + 1]) for i in range(len(text) - n))
+            mine = Counter(tuple(words[i : i + n + 1]) for i in range(len(words) - n))
+            hits[n] += (mine & known).total()
+            totals[n] += mine.total()
+    penalty = 1.0 if own >= wanted else math.exp(1 - wanted / own)
+    return 100 * penalty * math.prod(h / t for h, t in zip(hits, totals, strict=True)) ** 0.25
+
+
+@pytest.mark.parametrize("share", [1.0, 0.7, 0.45, 0.3])
+def test_bleu_of_webnlg_takes_a_reference_that_is_not_there_for_an_empty_one(share: float) -> None:
+    """Its script writes an empty line for it, of length 0; a short answer is nearer to that than to a whole text."""
+    draw = random.Random(0)
+    texts = [[draw.choices("abcdefgh", k=draw.randint(12, 20)) for _ in range(draw.randint(1, 4))] for _ in range(40)]
+    answers = [one[0][: round(share * len(one[0]))] for one in texts]
+    expected = multi_bleu(answers, [[*one, [], []][:3] for one in texts])
+    found = metrics.score("bleu_webnlg", [" ".join(a) for a in answers], [[" ".join(t) for t in one] for one in texts])
+    assert found == pytest.approx(expected)
+    if share < 0.5:
+        assert found > 1.2 * multi_bleu(answers, [one[:3] for one in texts])
 
 
 def test_nist_of_one_reference_is_nltks() -> None:

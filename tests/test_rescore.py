@@ -14,8 +14,10 @@ import tiny
 
 from prefixtune import metrics, reproduce
 from prefixtune.cli import main
+from prefixtune.errors import ConfigError
 from prefixtune.reproduce import derive, runner, table
 from prefixtune.reproduce.experiment import Ensemble, Experiment, Trained
+from prefixtune.reproduce.material import Material
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*:UserWarning")
 
@@ -130,19 +132,55 @@ def test_trials_and_resumed_runs_keep_their_scores(argv: list[str], tmp_path: Pa
     assert scores(output)[0]["test"]["entity_f1"]["mean"] == 0
 
 
-def test_a_run_without_answers_is_refused_in_one_line(
+def test_one_run_without_its_answers_leaves_all_scores_as_they_were(
     argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    capsys.readouterr()
-    file = answers(tmp_path / "out")[0]
-    write(file, read(file)[1:])
+    """Else `--resume` would take some runs with new scores and some with old ones for one row."""
+    output = tmp_path / "out"
+    first, last = answers(output)
+    write(first, (["O"] * len(tags) for tags in read(first)))
+    before = {file: file.read_bytes() for file in output.rglob("*.json")}
+    whole = read(last)
+    write(last, whole[1:])
     assert main([*argv, "--rescore"]) == 2
     assert "11 answers; expected 12" in capsys.readouterr().err
-    file.unlink()
+    last.unlink()
     assert main([*argv, "--rescore"]) == 2
     told = capsys.readouterr().err
-    assert "seed-42/answers/test.jsonl cannot be scored again" in told and "leave --rescore out" in told
+    assert "seed-43/answers/test.jsonl cannot be scored again" in told and "leave --rescore out" in told
+    assert {file: file.read_bytes() for file in output.rglob("*.json")} == before
     assert main([*argv, "--resume"]) == 0
+
+
+def test_a_score_that_cannot_be_had_here_stays_and_one_of_some_runs_is_told(argv: list[str], tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    kept = next(output.rglob("seed-42/metrics.json"))
+    found = json.loads(kept.read_text())
+    found["tests"]["test"] |= {"entity_f1": 0.0, "elsewhere": 0.5}
+    del found["tests"]["test"]["entity_recall"]
+    kept.write_text(json.dumps(found))
+    assert main([*argv, "--resume"]) == 0
+    assert "(1 of 2 runs)" in (output / table.MARKDOWN).read_text()
+    assert main([*argv, "--rescore"]) == 0
+    assert "of 2 runs)" not in (output / table.MARKDOWN).read_text()
+    assert json.loads(kept.read_text())["tests"]["test"]["elsewhere"] == 0.5
+
+
+def test_the_page_shows_the_command_that_makes_it_anew(argv: list[str], tmp_path: Path) -> None:
+    assert main([*argv, "--rescore"]) == 0
+    for file in (table.MARKDOWN, "experiment.json"):
+        text = (tmp_path / "out" / file).read_text()
+        assert "--max-new-tokens" in text and "--rescore" not in text
+
+
+def test_answers_are_kept_where_scoring_fails(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Any:
+        raise ConfigError("no Java")
+
+    monkeypatch.setattr(reproduce, "find", experiment)
+    monkeypatch.setattr(Material, "score", fail)
+    assert main(command(place, "conll04", tmp_path / "new")) == 2
+    assert [path.parent.parent.name for path in answers(tmp_path / "new")] == ["seed-42"]
 
 
 def test_there_is_nothing_to_score_in_a_new_folder(

@@ -102,7 +102,7 @@ def run(
     from prefixtune.reproduce import picture, runner, table
     from prefixtune.training import results
 
-    command = ["prefixtune", "reproduce", *tokens]
+    command = ["prefixtune", "reproduce", *(token for token in tokens if token != "--rescore")]  # to run it anew
     found = runner.run(name, options, output, resume=resume or rescore, command=command, rescore=rescore)
     results.write_text(output / table.MARKDOWN, table.markdown(found))
     results.write_json(output / table.JSON, table.as_json(found))

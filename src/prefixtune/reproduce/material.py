@@ -11,14 +11,16 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from prefixtune import corpora, tasks
+from prefixtune import corpora, metrics, tasks
 from prefixtune.errors import ConfigError, DataError, near_miss
 from prefixtune.reproduce.experiment import Experiment
 from prefixtune.reproduce.options import Options
 from prefixtune.tasks import Table, Task
 from prefixtune.tasks.choice import Choice
 from prefixtune.tasks.classification import Classification
+from prefixtune.tasks.loading import named_failure, quiet
 from prefixtune.tasks.spans import Spans
+from prefixtune.tasks.tagging import STRICT, Tagging
 from prefixtune.training.bench import Data
 from prefixtune.training.config import RunConfig
 
@@ -143,13 +145,44 @@ def read(
         tests = [first_inputs(table, limit, f"{corpus} test") for table in tests]
     if (most := dev_limit or limit) is not None:
         dev = first_inputs(dev, most, f"{corpus} dev")
-    names = found.metrics
+    names = _metrics(found.metrics, task)
     if bertscore is not None and found.task == "text2text":
         names = (*(name for name in names if name != "bertscore"), f"bertscore:{bertscore}")
     return Material(
         corpus, task, names, settings, train, dev, dict(zip(splits.tests, tests, strict=True)),
         held_out,
     )
+
+
+def _metrics(names: tuple[str, ...], task: Task) -> tuple[str, ...]:
+    """The corpus's metrics. Entities are read by the marks of their tags, which as IOB would lose U, L, E and S."""
+    if not isinstance(task, Tagging) or task.scheme not in STRICT:
+        return names
+    return tuple(f"{name}:{task.scheme}" if name.startswith("entity_") else name for name in names)
+
+
+def check_bertscore(given: str) -> None:
+    """Raise ConfigError or ModelError, before anything is trained, where `--bertscore` names no model or no layer."""
+    if metrics.missing(f"bertscore:{given}") is not None:
+        return  # the caption tells
+    from transformers import AutoConfig
+
+    name, _, layer = given.partition("@")
+    with named_failure(name), quiet():
+        most = AutoConfig.from_pretrained(name).num_hidden_layers
+    if layer and not (layer.isdecimal() and int(layer) <= most):
+        raise ConfigError(f"--bertscore {given}: {layer!r} is no layer of {name}; expected a number up to {most}")
+
+
+def check_apart(found: Mapping[str, Material]) -> None:
+    """Raise DataError where the same files of entities, whose names say little, would be two corpora."""
+    files: dict[str, str] = {}
+    for corpus, one in found.items():
+        if one.task.kind == "tagging" and (other := files.setdefault(one.train.name, corpus)) != corpus:
+            raise DataError(
+                f"{one.train.name} would be both {other} and {corpus}; say which with --corpora, or name the folder of "
+                f"each: --data {other}=FOLDER,{corpus}=FOLDER"
+            )
 
 
 def _splits(corpus: corpora.Corpus, place: Place) -> corpora.Splits:

@@ -78,6 +78,10 @@ class Plan:
         """The name of a run among those of its row."""
         return f"seed-{seed}" if len(self.draws) == 1 else f"subset-{draw + 1}-seed-{seed}"
 
+    def together(self, draw: int) -> str:
+        """The name of the runs of all seeds as one predictor."""
+        return f"subset-{draw + 1}"
+
     def config(
         self, cell: Cell, arm: Trained | Variable, material: Material, candidate: Candidate, *, kind: str, seed: int,
         output: Path, trial: bool = False,

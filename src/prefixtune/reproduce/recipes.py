@@ -99,6 +99,10 @@ NER = ("conll2003", "conll04", "ontonotes")
 MORE_SUPERGLUE, MORE_NER = ("cb", "multirc"), ("conllpp", "wnut")  # not in APT's tables
 
 
+AS_LARGE = (
+    "1.5 times the length is APT's size where a layer's keys are as wide as its hidden states; with grouped heads it "
+    "is less, which the column of stored numbers shows."
+)
 _CLASSIFIED, _SPANS = ("boolq", "cb", "multirc", "rte"), ("wic", "wsc")
 _TWO_LAYERS = ("roberta", "deberta", "electra", "distilbert", "modernbert")  # in transformers' own head
 _NEIGHBOUR = {"cb": "near COPA's and WSC's", "multirc": "BoolQ's", "conllpp": "CoNLL-2003's", "wnut": "CoNLL-2003's"}

@@ -19,6 +19,7 @@ from prefixtune.reproduce.material import Material, Place
 from prefixtune.reproduce.options import Options
 from prefixtune.reproduce.plan import Plan, Unfit, adaptation, read_base, with_candidate
 from prefixtune.reproduce.progress import Screen
+from prefixtune.reproduce.rescoring import rescored
 from prefixtune.reproduce.search import Candidate
 from prefixtune.training import results
 from prefixtune.training.adaptation import Adaptation
@@ -81,6 +82,9 @@ def run(
         raise ConfigError(f"--rescore: --output {output} holds no experiment to score again; leave --rescore out")
     open_output(output, {"experiment": name, **options.record()}, resume=resume, free=SCORED if rescore else ())
     search.count_trials(experiment, options)
+    search.check_sizes(experiment, options)
+    if options.bertscore is not None:
+        material.check_bertscore(options.bertscore)
     folders = material.folders(experiment, options)
     plan = Plan(name, experiment, options, output, read_base(options.model))
     materials, left_out = _read(folders, plan)
@@ -88,11 +92,14 @@ def run(
     _check(plan, cells, materials)
     record = {"experiment": name, **options.record()}
     with results.alone(output / RECORD):
+        again = rescored(plan, cells, materials) if rescore else {}
         results.write_json(
             output / RECORD, {"asked": record, "command": list(command), "versions": results.versions()}
         )
+        for folder, found in again.items():
+            results.write_json(folder / results.METRICS, found)
         try:
-            rows = _rows(plan, cells, materials, rescore)
+            rows = _rows(plan, cells, materials)
         except DataError:
             if not resume and not any(output.rglob(results.METRICS)):  # asked otherwise, it may have the folder
                 for made in output.iterdir():
@@ -104,12 +111,12 @@ def run(
 
 
 def _rows(
-    plan: Plan, cells: Sequence[tuple[Cell, Sequence[Arm]]], materials: Mapping[str, Material], rescore: bool
+    plan: Plan, cells: Sequence[tuple[Cell, Sequence[Arm]]], materials: Mapping[str, Material]
 ) -> list[Row]:
     rows = []
     with Screen(sum(_jobs(plan, arm) for _, arms in cells for arm in arms)) as screen:
         for cell, arms in cells:
-            worker = Worker(plan, cell, materials.get(cell.corpus or ""), screen, rescore)
+            worker = Worker(plan, cell, materials.get(cell.corpus or ""), screen)
             rows += [worker.row(arm) for arm in arms]
     return rows
 
@@ -157,11 +164,13 @@ def _read(folders: Mapping[str, Place], plan: Plan) -> tuple[dict[str, Material]
             print(f"prefixtune: {corpus} is left out: {error}", file=sys.stderr)
     if folders and not found:
         raise DataError("; ".join(left_out.values()))
+    material.check_apart(found)
     return found, left_out
 
 
 def _check(plan: Plan, cells: Sequence[tuple[Cell, Sequence[Arm]]], materials: Mapping[str, Material]) -> None:
     """Every arm and every run's configuration can be made, before anything is written."""
+    search.check_lengths(plan.experiment, plan.options, [arm for _, arms in cells for arm in arms])
     for cell, arms in cells:
         for arm in arms:
             if isinstance(arm, Trained | Counted):
@@ -193,8 +202,8 @@ def _jobs(plan: Plan, arm: Arm) -> int:
 class Worker:
     """The runs of one cell."""
 
-    def __init__(self, plan: Plan, cell: Cell, data: Material | None, screen: Screen, rescore: bool) -> None:
-        self.plan, self.cell, self.material, self.screen, self.rescore = plan, cell, data, screen, rescore
+    def __init__(self, plan: Plan, cell: Cell, data: Material | None, screen: Screen) -> None:
+        self.plan, self.cell, self.material, self.screen = plan, cell, data, screen
         self.left_out: dict[str, str] = {}
 
     def row(self, arm: Arm) -> Row:
@@ -250,7 +259,7 @@ class Worker:
         diverged = (folder / DIVERGED).is_file()
         if diverged or results.is_finished(folder):
             results.check_same_data(folder, data.facts)
-            found = None if diverged else self._read(folder, data)
+            found = None if diverged else results.read_metrics(folder)
         else:
             what = self._adaptation(arm, candidate, draw, seed, data.train)
             config = plan.config(
@@ -277,17 +286,6 @@ class Worker:
         share = self.plan.experiment.dev_share
         return self.material.data(tested=tested, size=self.cell.size, draw=draw, dev_share=share)
 
-    def _read(self, folder: Path, data: Data) -> dict[str, Any]:
-        """The metrics of a finished run, its answers to the tests of `data` scored again where that is asked for."""
-        found = results.read_metrics(folder)
-        if self.rescore and data.tests:
-            assert self.material is not None
-            task = self.material.task
-            counts = {name: task.answer_count(table) for name, table in data.tests.items()}
-            found["tests"] = data.scores(task, results.read_answers(folder, counts))
-            results.write_json(folder / results.METRICS, found)
-        return found
-
     def _adaptation(
         self, arm: Trained | Variable, candidate: Candidate, draw: int, seed: int, train: Any
     ) -> Adaptation:
@@ -310,7 +308,7 @@ class Worker:
     def _together(self, arm: Ensemble, draw: int) -> dict[str, Any]:
         """The metrics of the runs of all seeds as one predictor."""
         assert self.material is not None
-        folder, data = self.plan.folder(self.cell, arm, f"subset-{draw + 1}"), self._data(draw, tested=True)
+        folder, data = self.plan.folder(self.cell, arm, self.plan.together(draw)), self._data(draw, tested=True)
         self.screen.begin(f"{self.cell.corpus} {arm.name}")
         if not (folder / results.METRICS).is_file():
             members = [self._finished(arm.members, draw, seed) for seed in self.plan.seeds]
@@ -320,7 +318,7 @@ class Worker:
             results.write_json(folder / results.METRICS, {"tests": scores, **found})
             gc.collect()
         self.screen.done()
-        return self._read(folder, data)
+        return results.read_metrics(folder)
 
     def _count(self, arm: Counted) -> dict[str, Any]:
         """How many numbers are trained and stored."""

@@ -59,11 +59,26 @@ def count_trials(experiment: Experiment, options: Options) -> int:
     lengths = len(options.lengths or (0,)) if experiment.sweeps != "length" else 1
     made = counts.pop() * lengths if counts else lengths
     trials = options.trials or made
-    if given and trials < made:
+    if (given or lengths > 1) and trials < made:
         raise ConfigError(f"--trials {trials} is fewer than the {made} that --lr and --lengths make; leave it out")
     if trials == 1 and options.trial_steps is not None:
         raise ConfigError("--trial-steps shortens trials, and nothing is tried; give --trials, or leave it out")
     return trials
+
+
+def check_sizes(experiment: Experiment, options: Options) -> None:
+    """Raise ConfigError where sizes or subsets are asked of an experiment that trains on all examples."""
+    if experiment.sizes:
+        return
+    for name, given in (("--sizes", options.sizes), ("--subsets", options.subsets)):
+        if given not in (None, 1):  # a smoke run asks for one subset of whatever there is
+            raise ConfigError(f"{name}: this experiment trains on all examples; leave it out, or give --limit")
+
+
+def check_lengths(experiment: Experiment, options: Options, arms: Sequence[Arm]) -> None:
+    """Raise ConfigError where lengths are to be chosen from and no row has one."""
+    if options.lengths and experiment.sweeps != "length" and all(_length(arm) is None for arm in arms):
+        raise ConfigError("--lengths: no row that was asked for has a length to choose; leave it out")
 
 
 def candidates(arm: Arm, experiment: Experiment, options: Options) -> list[Candidate]:

@@ -7,6 +7,7 @@ import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from prefixtune import metrics
@@ -27,10 +28,12 @@ class Measured:
     mean: float
     deviation: float | None
     values: list[float]
+    runs: int
 
     def told(self) -> str:
-        """`84.12 ± 0.31`."""
-        return f"{self.mean:.2f}" + ("" if self.deviation is None else f" ± {self.deviation:.2f}")
+        """`84.12 ± 0.31`, and of how many runs where some lack the score, as where a metric was installed between."""
+        some = "" if len(self.values) == self.runs else f" ({len(self.values)} of {self.runs} runs)"
+        return f"{self.mean:.2f}" + ("" if self.deviation is None else f" ± {self.deviation:.2f}") + some
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,10 @@ class Grid:
 def measured(row: Row, test: str, metric: str) -> Measured | None:
     """What the runs of a row scored; None where none has such a score."""
     values = [run["tests"][test][metric] * factor(metric) for run in row.runs if metric in run["tests"].get(test, {})]
-    return of(values) if values else None
-
-
-def of(values: Sequence[float]) -> Measured:
-    """Mean and deviation."""
-    return Measured(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None, list(values))
+    if not values:
+        return None
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return Measured(statistics.mean(values), deviation, values, len(row.runs))
 
 
 def factor(metric: str) -> float:
@@ -205,13 +206,16 @@ def caption(found: Findings) -> list[str]:
         told = _listed({name: value for name, value in changed.items() if value is not None})
         lines.append(f"Changed from the paper's recipe: {told or 'nothing'}.")
         lines += [line for corpus in found.materials for line in _recipes(found, corpus)]
+        lines += [_rows_of(corpus, one) for corpus, one in found.materials.items()]
         lines += [line for corpus, one in found.materials.items() for line in _constants(corpus, one)]
         if held := [corpus for corpus, one in found.materials.items() if one.held_out]:
             lines.append(
                 f"{', '.join(held)}: scored on the development set, as the papers do, since the test labels are "
                 "hidden; but a tenth of the training data, held out, chose, where the papers let the same set choose."
             )
-        absent = {name: metrics.missing(name) for one in found.materials.values() for name in one.metrics}
+        scored = {name for row in found.rows for name in metrics_of(found, row.cell)}
+        every = dict.fromkeys(name for one in found.materials.values() for name in one.metrics)
+        absent = {name: metrics.missing(name) for name in every if name not in scored}
         lines += [f"Left out: {name}: {reason}" for name, reason in absent.items() if reason]
     reasons = {row.arm.name: row.reason for row in found.rows if row.reason}
     lines += [f"Left out: {name}: {reason}" for name, reason in reasons.items()]
@@ -223,6 +227,15 @@ def caption(found: Findings) -> list[str]:
     if any(figure.unverified for figure in experiment.figures):
         lines.append("unverified: the figure could not be checked against the paper's own text.")
     return lines + [f"Left out: {corpus}: {reason}" for corpus, reason in found.left_out.items()]
+
+
+def _rows_of(corpus: str, data: Material) -> str:
+    """What was read: a folder may hold a smaller or a corrected version of what the papers have."""
+    tests = ", ".join(f"{len(table):,} ({name})" for name, table in data.tests.items())
+    return (
+        f"Rows of {corpus}: {len(data.train):,} to train on, from {Path(data.train.name).name}, {len(data.dev):,} to "
+        f"choose by, {tests} to test on."
+    )
 
 
 def _constants(corpus: str, data: Material) -> list[str]:

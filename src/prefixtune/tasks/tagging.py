@@ -122,15 +122,18 @@ class Tagging(HeadTask):
         return {**_entity_scores(gold, found, self.scheme), "accuracy": accuracy}
 
 
+STRICT = ("BILOU", "IOBES")
+"""Schemes that seqeval reads only in strict mode; its default mode is conlleval's, for both kinds of IOB."""
+
+
 def _entity_scores(gold: list[list[str]], found: list[list[str]], scheme: str) -> dict[str, float]:
+    from seqeval import scheme as schemes
     from seqeval.metrics import f1_score, precision_score, recall_score
-    from seqeval.scheme import BILOU, IOBES
 
     if scheme == "none":
         return {}
-    # seqeval reads BILOU and IOBES only in strict mode; its default mode is conlleval's, for both kinds of IOB.
-    strict = {"BILOU": {"mode": "strict", "scheme": BILOU}, "IOBES": {"mode": "strict", "scheme": IOBES}}
-    options: dict[str, Any] = {"zero_division": 0, **strict.get(scheme, {})}
+    strict = {"mode": "strict", "scheme": getattr(schemes, scheme)} if scheme in STRICT else {}
+    options: dict[str, Any] = {"zero_division": 0, **strict}
     scores = {"f1": f1_score, "precision": precision_score, "recall": recall_score}
     return {name: float(score(gold, found, **options)) for name, score in scores.items()}
 

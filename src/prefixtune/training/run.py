@@ -140,8 +140,8 @@ def _finish(
     }
     if data.tests:
         answers = bench.answers()
+        results.write_answers(output, answers)  # before they are scored, which may fail
         scores["tests"] = data.scores(bench.task, answers)  # no loss: it takes a pass more
-        results.write_answers(output, answers)
     found = {
         **scores,
         "chosen_by": metric,

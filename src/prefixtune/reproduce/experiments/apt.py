@@ -31,5 +31,5 @@ EXPERIMENT = Experiment(
     departures=recipes.departures,
     figures=papers.APT,
     notes="The paper chooses batches among 8, 16 and 32; here they are P-Tuning v2's. LoRA (of APT's size, rate 1e-3) "
-    "and the linear probe (rate 1e-2) are not in the paper.",
+    "and the linear probe (rate 1e-2) are not in the paper. " + recipes.AS_LARGE,
 )

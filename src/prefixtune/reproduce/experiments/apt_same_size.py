@@ -35,5 +35,5 @@ EXPERIMENT = Experiment(
     recipe=recipes.understanding,
     departures=recipes.departures,
     notes="Fast keys have five times the rate of the rest; under zero-init the head has a tenth of it; under linear, "
-    "which has no dropout, values have three tenths and the head six.",
+    "which has no dropout, values have three tenths and the head six. " + recipes.AS_LARGE,
 )
