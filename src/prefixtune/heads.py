@@ -29,13 +29,17 @@ def head_names(model: PreTrainedModel, bank: str | None = None) -> list[str]:
 
 
 def copy_heads(model: PreTrainedModel, names: list[str]) -> nn.ModuleDict:
-    """Trainable copies of the heads, without the hooks that the originals may carry."""
+    """Trainable copies of the heads, without the hooks that the originals may carry.
+
+    They are in full precision, as a prefix is: in 16 bits most of an optimiser's steps are less than half a digit.
+    """
     heads = nn.ModuleDict()
     for name in names:
         original = model.get_submodule(name)
         hooks, original._forward_hooks = original._forward_hooks, OrderedDict()
         try:
-            heads[name] = copy.deepcopy(original)
+            copied = copy.deepcopy(original)
+            heads[name] = copied.to(torch.promote_types(torch.float32, _dtype(copied) or torch.float32))
         finally:
             original._forward_hooks = hooks
     return heads.requires_grad_(True)
@@ -58,8 +62,10 @@ class HeadSwitch:
         parts = self.owner.head_rows(self.name, output.shape[0])
         if len(parts) == 1:
             head, _ = parts[0]
-            return output if head is None else head(*args, **kwargs)
-        outputs = [output[rows] if head is None else _some_rows(head, args, kwargs, rows) for head, rows in parts]
+            return output if head is None else _run(head, args, kwargs, None).to(output.dtype)
+        outputs = [
+            output[rows] if head is None else _run(head, args, kwargs, rows).to(output.dtype) for head, rows in parts
+        ]
         if len({out.shape[1:] for out in outputs}) > 1:
             shapes = ", ".join(str(tuple(out.shape[1:])) for out in outputs)
             raise ConfigError(
@@ -69,8 +75,19 @@ class HeadSwitch:
         return torch.cat(outputs)[torch.argsort(order)]
 
 
-def _some_rows(head: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], rows: list[int]) -> Tensor:
-    def pick(value: Any) -> Any:
-        return value[rows] if isinstance(value, Tensor) else value
+def _run(head: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], rows: list[int] | None) -> Tensor:
+    """The head over some rows of each tensor (None: all), in the head's own precision."""
+    dtype = _dtype(head)
 
-    return head(*(pick(value) for value in args), **{name: pick(value) for name, value in kwargs.items()})
+    def given(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        some = value if rows is None else value[rows]
+        return some.to(dtype) if dtype is not None and some.is_floating_point() else some
+
+    return head(*(given(value) for value in args), **{name: given(value) for name, value in kwargs.items()})
+
+
+def _dtype(head: nn.Module) -> torch.dtype | None:
+    """None where the weights are quantised."""
+    return next((parameter.dtype for parameter in head.parameters() if parameter.is_floating_point()), None)

@@ -129,7 +129,7 @@ def _takes_none(hint: Any) -> bool:
 def _word(value: Any) -> str:
     if isinstance(value, str):
         return value
-    return "none" if value is None else json.dumps(value)
+    return "none" if value is None else json.dumps(value, default=str)
 
 
 def _is_scalar(hint: Any) -> bool:

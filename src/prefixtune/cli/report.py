@@ -14,7 +14,7 @@ from rich.text import Text
 def show_run(output: str, found: Mapping[str, Any]) -> None:
     """The end of a training run: sizes, then scores."""
     parameters = found["parameters"]
-    table = Table(title=f"{output}", show_header=False, title_justify="left")
+    table = Table(title=Text(output), show_header=False, title_justify="left")
     table.add_row("trained parameters", f"{parameters['trained']:,}")
     table.add_row("stored parameters", f"{parameters['stored']:,} ({parameters['stored_percent']:.3f} % of the base)")
     table.add_row("base model", f"{parameters['base']:,}")
@@ -32,7 +32,7 @@ def scores(values: Mapping[str, float]) -> str:
 
 def show_facts(title: str, rows: Mapping[str, str]) -> None:
     """Names and values, one a row."""
-    table = Table(title=title, show_header=False, title_justify="left")
+    table = Table(title=Text(title), show_header=False, title_justify="left")
     for name, value in rows.items():
         table.add_row(name, Text(value))
     Console().print(table)
@@ -40,7 +40,7 @@ def show_facts(title: str, rows: Mapping[str, str]) -> None:
 
 def show_table(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
     """A table of texts; where the terminal is too narrow, cells are folded. A file or a pipe takes wide lines."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left")
     for place, column in enumerate(columns):
         table.add_column(column, overflow="fold", no_wrap=not place)
     for line in lines:

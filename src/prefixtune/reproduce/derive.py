@@ -19,7 +19,7 @@ from prefixtune.evaluation import Loaded
 from prefixtune.probe import lengths, reading
 from prefixtune.reproduce.plan import adaptation
 from prefixtune.tasks import Decoding, Table
-from prefixtune.tasks.decoding import answered, by_room, ends, most_new_tokens, reserve
+from prefixtune.tasks.decoding import NEUTRAL, answered, by_room, ends, most_new_tokens, reserve
 from prefixtune.tasks.task import batches_by_length
 from prefixtune.tasks.text2text import Text2Text, grouped
 from prefixtune.training.adaptation import Adaptation
@@ -92,7 +92,7 @@ def generate(
         with torch.no_grad(), pt.using(model, [*names] * len(rows)):
             out = model.generate(
                 input_ids=padded["input_ids"], attention_mask=padded["attention_mask"], max_new_tokens=most,
-                num_beams=1, do_sample=False, logits_processor=LogitsProcessorList([MeanOfRows(E)]),
+                **NEUTRAL, num_beams=1, do_sample=False, logits_processor=LogitsProcessorList([MeanOfRows(E)]),
                 pad_token_id=tokenizer.pad_token_id, eos_token_id=ends(model, tokenizer, end) or None,
             )  # fmt: skip
         told = tokenizer.batch_decode(answered(out[::E], width, end), skip_special_tokens=True)

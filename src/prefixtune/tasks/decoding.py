@@ -176,17 +176,27 @@ def read_once(
     return cache
 
 
+NEUTRAL = {
+    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0, "min_length": 0, "min_new_tokens": None, "bad_words_ids": None,
+    "suppress_tokens": None, "begin_suppress_tokens": None, "exponential_decay_length_penalty": None,
+    "early_stopping": False, "num_return_sequences": 1,
+}  # fmt: skip
+"""What a base's generation_config.json may ask for and `Decoding` does not say: answers depend on nothing else."""
+
+
 def _generation_options(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, decoding: Decoding, end: int | None
 ) -> dict[str, Any]:
-    options: dict[str, Any] = {
+    options: dict[str, Any] = NEUTRAL | {
         "num_beams": decoding.beams, "do_sample": decoding.sample, "pad_token_id": tokenizer.pad_token_id,
         "eos_token_id": ends(model, tokenizer, end) or None,
     }  # fmt: skip
     if decoding.beams > 1:
         options["length_penalty"] = decoding.length_penalty
     if decoding.sample:
-        options |= {"temperature": decoding.temperature, "top_p": decoding.top_p}
+        options |= {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0, "min_p": None}
+        options |= {"typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
     return options
 
 

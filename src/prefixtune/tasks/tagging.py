@@ -80,7 +80,8 @@ class Tagging(HeadTask):
         if not tokenizer.is_fast:
             raise ModelError(f"tagging needs a fast tokenizer to tell words apart; {type(tokenizer).__name__} is slow")
         limit = window.inputs()
-        tokens = [row["tokens"] for row in table.rows]
+        before = " " if _want_a_space(tokenizer) else ""
+        tokens = [[before + token for token in row["tokens"]] for row in table.rows]
         encoded = tokenizer(tokens, is_split_into_words=True, truncation=limit is not None, max_length=limit)
         number = {tag: index for index, tag in enumerate(self.labels)}
         features = []
@@ -120,6 +121,22 @@ class Tagging(HeadTask):
         pairs = [pair for row in zip(gold, found, strict=True) for pair in zip(*row, strict=True)]
         accuracy = sum(a == b for a, b in pairs) / max(len(pairs), 1)
         return {**_entity_scores(gold, found, self.scheme), "accuracy": accuracy}
+
+
+def _want_a_space(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether words have to begin with a space to be cut as they are in a text.
+
+    A byte-level tokenizer of transformers' generic class takes `add_prefix_space` and does nothing with it. Where a
+    space is a token of its own it is left out: the word's tag would be read at it.
+    """
+
+    def second(words: list[str]) -> list[int]:
+        encoded = tokenizer(words, is_split_into_words=True, add_special_tokens=False)
+        return [number for number, word in zip(encoded["input_ids"], encoded.word_ids(), strict=True) if word == 1]
+
+    first, both = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("x", "x hello"))
+    there = both[len(first) :]
+    return second(["x", "hello"]) != there == second([" x", " hello"]) and str(tokenizer.decode(there[:1])).strip() != ""
 
 
 STRICT = ("BILOU", "IOBES")

@@ -104,9 +104,11 @@ class Text2Text(Task):
         # Every source is cut to what its own target leaves, so that a target is never cut by its source.
         texts = [row["source"] for row in table.rows]
         limits = [window.inputs(reserved=len(target)) for target in targets]
+        sources = self._told(table.name, texts, model, tokenizer, limits)
+        _refuse_empty(table, dict(zip(texts, sources, strict=True)))
         return [
             {"input_ids": source + target, "labels": [IGNORED] * len(source) + target}
-            for source, target in zip(self._told(table.name, texts, model, tokenizer, limits), targets, strict=True)
+            for source, target in zip(sources, targets, strict=True)
         ]
 
     def training_features(

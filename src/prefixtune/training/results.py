@@ -9,10 +9,11 @@ import json
 import os
 import platform
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
@@ -36,6 +37,10 @@ _LIBRARIES = (
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all: to a temporary name in the same folder, then renamed over."""
+    if (stream := _stream(path)) is not None:
+        stream.write(text)
+        stream.flush()
+        return
     if path.exists() and not path.is_file():  # a pipe or a device: it stays, and is written to
         with open(path, "w", encoding="utf-8") as file:
             file.write(text)
@@ -51,6 +56,15 @@ def write_text(path: Path, text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _stream(path: Path) -> TextIO | None:
+    """The process's own output where `path` names it, as /dev/stdout does, also where that is sent to a file."""
+    for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(path.stat(), os.fstat(number)):
+                return stream
+    return None
 
 
 def write_json(path: Path, value: Any) -> None:

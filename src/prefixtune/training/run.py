@@ -91,7 +91,7 @@ def fit(
     from prefixtune.training.trainer import build_trainer
 
     bench = set_up(config, adaptation, task, data)
-    for table in (data.eval, data.test):
+    for table in (data.eval, data.test, *data.tests.values()):
         if table is not None:  # what cannot be scored is told now, and not when it is
             check_tokens(
                 bench.task.features(table, bench.model, bench.tokenizer, bench.room), bench.model, bench.tokenizer
@@ -101,6 +101,8 @@ def fit(
         _show_in(trainer, bar)
     facts = {"method": adaptation.kind(), "device": str(trainer.args.device), "parameters": _parameters(bench)}
     with results.alone(output / results.RECORD):
+        if results.is_finished(output):  # by another process, since it was asked above
+            return results.read_metrics(output)
         results.record_run(output, settings, data.facts, command or sys.argv, facts, origin)
         checkpoint = results.last_checkpoint(output)
         begun = time.monotonic()

@@ -27,7 +27,7 @@ from transformers import (
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
-from prefixtune.bank import bank_of, names_in
+from prefixtune.bank import BANK, Bank, bank_of, names_in
 from prefixtune.errors import ConfigError
 from prefixtune.layout import Layout, examples
 from prefixtune.packing import declare
@@ -39,6 +39,7 @@ from prefixtune.training.bench import Bench
 from prefixtune.training.config import RunConfig
 
 TRAINER_STATE = "trainer_state.json"
+PLATEAU = SchedulerType.REDUCE_ON_PLATEAU.value
 Judge = Callable[[Any], dict[str, float]]
 Rates = Sequence[tuple[list[nn.Parameter], float]]
 
@@ -157,6 +158,18 @@ class PrefixTrainer(Trainer):
                 items = self.accelerator.gather(items).sum()
         return batches, items
 
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Transformers' own: no biases, no norms. What a prefix is called, `unbiased` say, takes no part in it."""
+        bank = model._modules.get(BANK)
+        found = super().get_decay_parameter_names(model)
+        if not isinstance(bank, Bank):
+            return found
+        found = [name for name in found if not name.startswith(f"{BANK}.")]
+        for kind in ("entries", "heads"):
+            for key, module in bank.get_submodule(kind).named_children():
+                found += [f"{BANK}.{kind}.{key}.{name}" for name in super().get_decay_parameter_names(module)]
+        return found
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Transformers' own, with a group for each learning rate. The schedule scales each from its own peak."""
         optimizer = super().create_optimizer(model)
@@ -199,7 +212,7 @@ def _ended(state: TrainerState) -> bool:
 
 def build_trainer(config: RunConfig, bench: Bench, metric: str | None) -> PrefixTrainer:
     """The Trainer of a run, its training checkpoints under OUTPUT/checkpoints."""
-    _check_schedule(_schedule(config))
+    _check_schedule(config, metric)
     try:
         arguments = TrainingArguments(**_trainer_options(config, metric))
     except (ValueError, ImportError) as error:
@@ -303,6 +316,7 @@ def _trainer_options(config: RunConfig, metric: str | None) -> dict[str, Any]:
         "learning_rate": config.lr,
         "warmup_steps": config.warmup,
         "lr_scheduler_type": _schedule(config),
+        "lr_scheduler_kwargs": {"mode": "min" if metric == "loss" else "max"} if config.schedule == PLATEAU else {},
         "weight_decay": config.weight_decay,
         "max_grad_norm": config.clip,
         "seed": config.seed,
@@ -329,11 +343,17 @@ def _schedule(config: RunConfig) -> str:
     return "constant_with_warmup" if config.schedule == "constant" and config.warmup else config.schedule
 
 
-def _check_schedule(name: str) -> None:
-    """Raise ConfigError for a schedule that needs arguments which a run has no options for."""
+def _check_schedule(config: RunConfig, metric: str | None) -> None:
+    """Raise ConfigError for a schedule that needs arguments which a run has no options for, or would not use one."""
+    name = _schedule(config)
+    if name == "greedy":
+        raise ConfigError(f"schedule {name!r} has rates of its own, from 1e-3 on; expected another, as linear")
+    if name == PLATEAU and (metric is None or config.warmup):
+        lacking = "has no warm-up; leave --warmup out" if config.warmup else "looks at development data; give --eval"
+        raise ConfigError(f"schedule {name!r} {lacking}, or choose another, as linear or constant")
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=config.lr)
     try:
-        kind = SchedulerType(name)
-        get_scheduler(kind, torch.optim.SGD([nn.Parameter(torch.zeros(1))]), num_warmup_steps=1, num_training_steps=2)
+        get_scheduler(SchedulerType(name), optimizer, num_warmup_steps=1, num_training_steps=2)
     except TypeError as error:
         raise _needing(name, error) from error
     except ValueError as error:
