@@ -136,7 +136,8 @@ def _want_a_space(tokenizer: PreTrainedTokenizerBase) -> bool:
 
     first, both = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("x", "x hello"))
     there = both[len(first) :]
-    return second(["x", "hello"]) != there == second([" x", " hello"]) and str(tokenizer.decode(there[:1])).strip() != ""
+    bare_space = not str(tokenizer.decode(there[:1])).strip()
+    return second(["x", "hello"]) != there == second([" x", " hello"]) and not bare_space
 
 
 STRICT = ("BILOU", "IOBES")
