@@ -180,7 +180,7 @@ NEUTRAL = {
     "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0,
     "encoder_no_repeat_ngram_size": 0, "min_length": 0, "min_new_tokens": None, "bad_words_ids": None,
     "suppress_tokens": None, "begin_suppress_tokens": None, "exponential_decay_length_penalty": None,
-    "early_stopping": False, "num_return_sequences": 1,
+    "early_stopping": False, "num_return_sequences": 1, "sequence_bias": None, "guidance_scale": None,
 }  # fmt: skip
 """What a base's generation_config.json may ask for and `Decoding` does not say: answers depend on nothing else."""
 
