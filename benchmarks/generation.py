@@ -155,6 +155,7 @@ def main() -> None:
     tokenizer = tf.AutoTokenizer.from_pretrained(given.model)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     prompts = prompts_of(given.data, tokenizer)
+    tokenizer.eos_token = None  # so that no answer ends before its last token
     with ExitStack() as opened:
         workers = adapters_peer.bare_and_prefixed(given.adapters, opened)
         every = local_ways(given, tokenizer) | foreign_ways(workers, given, tokenizer)
@@ -167,9 +168,9 @@ def main() -> None:
 
 
 def _loaded(model: str) -> Any:
-    """The decoder, made to generate exactly `NEW` tokens whatever it answers."""
+    """The decoder, without an end: it generates exactly `NEW` tokens whatever it answers."""
     decoder = tf.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-    decoder.generation_config.min_new_tokens = NEW
+    decoder.generation_config.eos_token_id = None
     return decoder
 
 
@@ -188,7 +189,7 @@ def _table(every: dict[str, Way], prompts: Prompts, beams: int, parts: int) -> s
         speed = PART * NEW / statistics.median(taken[name] for taken in found)
         lines.append([name, f"{speed:.0f}", *report.versus(found, name, compared)])
         print(beams, *lines[-1], sep="\t", flush=True)
-    head = ["way", "tokens/s", *(f"/ {name}" for name in compared)]
+    head = ["way", "tokens/s", f"/ {BARE}, or full fine-tuning", *(f"/ {name}" for name in compared[1:])]
     return f"### {beams} beam{'s' if beams > 1 else ''}\n\n" + report.table(head, lines)
 
 
