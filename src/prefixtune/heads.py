@@ -31,7 +31,7 @@ def head_names(model: PreTrainedModel, bank: str | None = None) -> list[str]:
 def copy_heads(model: PreTrainedModel, names: list[str]) -> nn.ModuleDict:
     """Trainable copies of the heads, without the hooks that the originals may carry.
 
-    They are in full precision, as a prefix is: in 16 bits most of an optimiser's steps are less than half a digit.
+    They are in full precision, as a prefix is: in 16 bits an optimiser's small steps round to nothing.
     """
     heads = nn.ModuleDict()
     for name in names:
