@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from prefixtune import metrics
 from prefixtune.errors import DataError, near_miss
 from prefixtune.tasks.readers import Table
-from prefixtune.tasks.task import Feature, HeadTask, Window, as_text, label_name, ordered_labels
+from prefixtune.tasks.task import Feature, HeadTask, Window, as_text, label_name, label_options, ordered_labels
 
 if TYPE_CHECKING:
     import torch
@@ -78,12 +78,7 @@ class Classification(HeadTask):
         return AutoModelForSequenceClassification
 
     def model_options(self) -> dict[str, Any]:
-        return {
-            "num_labels": len(self.labels),
-            "id2label": dict(enumerate(self.labels)),
-            "label2id": {label: index for index, label in enumerate(self.labels)},
-            "problem_type": "single_label_classification",
-        }
+        return {**label_options(self.labels), "problem_type": "single_label_classification"}
 
     def features(
         self, table: Table, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, window: Window

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from prefixtune.errors import DataError, ModelError, near_miss
 from prefixtune.tasks.readers import Table, parsed
-from prefixtune.tasks.task import Feature, HeadTask, Window, as_text, label_name, ordered_labels
+from prefixtune.tasks.task import Feature, HeadTask, Window, as_text, label_name, label_options, ordered_labels
 
 if TYPE_CHECKING:
     import torch
@@ -87,11 +87,7 @@ class Spans(HeadTask):
         return span_model(config, self.count)
 
     def model_options(self) -> dict[str, Any]:
-        return {
-            "num_labels": len(self.labels),
-            "id2label": dict(enumerate(self.labels)),
-            "label2id": {label: index for index, label in enumerate(self.labels)},
-        }
+        return label_options(self.labels)
 
     def features(
         self, table: Table, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, window: Window

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from prefixtune import metrics
 from prefixtune.errors import DataError, ModelError, near_miss
 from prefixtune.tasks.readers import Table, parsed
-from prefixtune.tasks.task import IGNORED, Feature, HeadTask, Window
+from prefixtune.tasks.task import IGNORED, Feature, HeadTask, Window, label_options
 
 if TYPE_CHECKING:
     import torch
@@ -68,11 +69,7 @@ class Tagging(HeadTask):
         return AutoModelForTokenClassification
 
     def model_options(self) -> dict[str, Any]:
-        return {
-            "num_labels": len(self.labels),
-            "id2label": dict(enumerate(self.labels)),
-            "label2id": {label: index for index, label in enumerate(self.labels)},
-        }
+        return label_options(self.labels)
 
     def features(
         self, table: Table, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, window: Window
@@ -145,15 +142,10 @@ STRICT = ("BILOU", "IOBES")
 
 
 def _entity_scores(gold: list[list[str]], found: list[list[str]], scheme: str) -> dict[str, float]:
-    from seqeval import scheme as schemes
-    from seqeval.metrics import f1_score, precision_score, recall_score
-
     if scheme == "none":
         return {}
-    strict = {"mode": "strict", "scheme": getattr(schemes, scheme)} if scheme in STRICT else {}
-    options: dict[str, Any] = {"zero_division": 0, **strict}
-    scores = {"f1": f1_score, "precision": precision_score, "recall": recall_score}
-    return {name: float(score(gold, found, **options)) for name, score in scores.items()}
+    strict = f":{scheme}" if scheme in STRICT else ""
+    return {name: metrics.score(f"entity_{name}{strict}", found, gold) for name in ("f1", "precision", "recall")}
 
 
 def _checked(table: Table) -> list[dict[str, list[str]]]:
@@ -209,7 +201,7 @@ def _span_tags(entities: Any, length: int, where: str) -> list[str]:
 
 def _scheme(tags: Iterable[str]) -> str:
     marks = {tag.partition("-")[0] for tag in tags if "-" in tag}
-    plain = [tag for tag in tags if tag != OUTSIDE and "-" not in tag]
+    plain = [tag for tag in tags if tag != OUTSIDE and not tag.partition("-")[2]]
     if plain or not marks:
         return "none"
     for scheme in ("BI", "BILU", "BIES"):

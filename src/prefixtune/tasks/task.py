@@ -270,6 +270,15 @@ class HeadTask(Task):
         return [prediction.answers or [] for prediction in found]
 
 
+def label_options(labels: Sequence[str]) -> dict[str, Any]:
+    """What a model's configuration says of its head's classes."""
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+    }
+
+
 def batches_by_length(features: Sequence[Feature], batch_size: int) -> Iterator[list[int]]:
     """Indices of `features` in batches of similar length, the longest first (so that memory runs out at once)."""
     order = sorted(range(len(features)), key=lambda index: -len(features[index]["input_ids"]))
