@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +32,8 @@ TRAINING = "model.safetensors"
 """In a Trainer's `checkpoint-<step>` folder: the trainable tensors, so that resuming and the best model work."""
 
 FORMAT = 1
+_CHECKPOINT = re.compile(r"checkpoint-\d+")
+"""A Trainer's folder, which holds all that is trained."""
 Model = TypeVar("Model", bound=PreTrainedModel)
 
 
@@ -39,11 +42,13 @@ def save(
 ) -> None:
     """Write the prefix `name`, folded, and its task head: `prefix.safetensors` and `prefix_config.json`.
 
-    `metadata` is kept in the header as it is (JSON); None keeps what the prefix was loaded with.
-    Raises ConfigError when there is no such prefix.
+    `metadata` is kept in the header as it is (JSON); None keeps what the prefix was loaded with. Warns of what is
+    trained beside the prefix and is not in these files.
+    Raises ConfigError when there is no such prefix, or when its method could not be found again.
     """
     bank = bank_of(model)
     prefix = bank.get(name)
+    methods.check_findable(prefix.method)
     heads = {f"head.{key}": tensor.detach().clone() for key, tensor in bank.heads_of(name).state_dict().items()}
     tensors = {key: tensor.contiguous().cpu() for key, tensor in (prefix.fold() | heads).items()}
     data = tensor_bytes(tensors, metadata={"format": "pt"})
@@ -63,6 +68,14 @@ def save(
     folder = made_folder(directory)
     text = json.dumps(header, indent=2) + "\n"
     write_whole({folder / TENSORS: data, folder / CONFIG: text.encode()})
+    if not _CHECKPOINT.fullmatch(folder.name) and (others := _trained_beside(model)):
+        logging.getLogger("prefixtune").warning(
+            "%s holds the prefix alone: %d tensors of the model are trained beside it (%s, ...) and lost if you do not "
+            "keep them, as in model.state_dict()",
+            folder,
+            len(others),
+            next(iter(others)),
+        )
 
 
 def made_folder(directory: str | os.PathLike[str]) -> Path:
@@ -271,8 +284,18 @@ def _load_heads(heads: nn.ModuleDict, tensors: Mapping[str, Tensor], where: obje
 
 
 def trainable_state(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Everything a training run changes, by state_dict name: train-time parts of prefixes, heads, and constants."""
-    return {f"{BANK}.{key}": tensor for key, tensor in bank_of(model).state_dict().items()}
+    """Everything a training run changes, by state_dict name: train-time parts of prefixes, heads, and constants.
+
+    And what else of the model is trained, a LoRA or its norms.
+    """
+    own = {f"{BANK}.{key}": tensor for key, tensor in bank_of(model).state_dict().items()}
+    return own | _trained_beside(model)
+
+
+def _trained_beside(model: PreTrainedModel) -> dict[str, Tensor]:
+    """What has a gradient and belongs to no prefix."""
+    own = f"{BANK}."
+    return {n: p.detach() for n, p in model.named_parameters() if p.requires_grad and not n.startswith(own)}
 
 
 def replace_save_pretrained(model: PreTrainedModel) -> None:
@@ -282,8 +305,26 @@ def replace_save_pretrained(model: PreTrainedModel) -> None:
         return
     _override(model, bank, "save_pretrained", partial(_save_pretrained, model))
     # Trainer warns of every base weight that a checkpoint of ours does not hold, unless it is told so.
-    base_keys = [key for key in model.state_dict() if not key.startswith(f"{BANK}.")]
-    _override(model, bank, "_keys_to_ignore_on_save", base_keys)
+    _override(model, bank, "_keys_to_ignore_on_save", NotSaved(model))
+
+
+class NotSaved(Collection[str]):
+    """The names of what a Trainer's checkpoint leaves out, as they are when they are asked for."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+
+    def _names(self) -> set[str]:
+        return self.model.state_dict().keys() - trainable_state(self.model).keys()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names())
+
+    def __len__(self) -> int:
+        return len(self._names())
 
 
 def _override(model: PreTrainedModel, bank: Bank, name: str, value: object) -> None:
@@ -309,7 +350,7 @@ def _save_pretrained(
     chosen = trained or bank.names
     for name in chosen:
         save(model, Path(save_directory) / name if len(chosen) > 1 else save_directory, name)
-    if re.fullmatch(r"checkpoint-\d+", Path(save_directory).name):
+    if _CHECKPOINT.fullmatch(Path(save_directory).name):
         state = {key: tensor.contiguous() for key, tensor in trainable_state(model).items()}
         data = tensor_bytes(state, metadata={"format": "pt"})
         write_whole({Path(save_directory) / TRAINING: data})

@@ -33,3 +33,11 @@ def near_miss(given: object, options: Iterable[str]) -> str:
     if close:
         return f"; did you mean {close[0]!r}? (known: {', '.join(options)})"
     return f"; known: {', '.join(options) or 'none'}"
+
+
+def check_characters(text: str, told: str) -> None:
+    """Raise ConfigError for half a character, which an argument that is not UTF-8 has."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{told} {text!a} is not UTF-8 text; expected whole characters") from error

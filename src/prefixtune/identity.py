@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -23,7 +23,11 @@ _WIDTHS = {"float64": 3, "float32": 2, "bfloat16": 1, "float16": 1}
 
 # What a config says of arithmetic that no weight shows, heads left out. Versions of transformers name more or less of
 # it, so only what two configs both say is compared.
-_COMPUTES = re.compile(r"(eps|epsilon|_act|activation|_fn|_function)$|rope_|softcap|scal|multiplier|relative_")
+_COMPUTES = re.compile(
+    r"(eps|epsilon|_act|activation|_fn|_function)$|rope_|softcap|scal|multiplier|relative_|alibi|clip_qkv|bidirectional"
+    r"|parallel_residual|parallel_attn|norm_before|norm_after|pre_?norm|post_?norm|norm_first|no_rope|interleav"
+    r"|experts_per_tok|moe_top_?k|top_k_experts|topk_|norm_topk|n_group$|mlp_layer_types|mlp_only_layers|sparse_step"
+)
 _HEADS = re.compile(r"^(pooler|summary|classifier)_")
 
 
@@ -92,8 +96,12 @@ def _settings(config: Mapping[str, Any], above: str = "", within: bool = False) 
         known = within or bool(_COMPUTES.search(str(name)) and not _HEADS.search(str(name)))
         if isinstance(value, Mapping):
             yield from _settings(value, f"{above}{name}.", known)
-        elif known and isinstance(value, bool | int | float | str):
-            yield f"{above}{name}", value
+        elif known and all(isinstance(one, bool | int | float | str) for one in _ones(value)):
+            yield f"{above}{name}", list(value) if isinstance(value, tuple) else value
+
+
+def _ones(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else [value]
 
 
 def _fingerprints(model: PreTrainedModel) -> dict[str, str]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from prefixtune.errors import ConfigError
+from prefixtune.errors import ConfigError, check_characters
 from prefixtune.geometry import Geometry, observe
 from prefixtune.positions import first_position, learned_positions
 from prefixtune.prefix import KeysValues, Method, Slot
@@ -36,6 +36,7 @@ def token_ids(
     A decoder's text begins as its tokenizer begins one (a first token is where attention goes to rest) and does not
     end; elsewhere a text stands without special tokens.
     """
+    check_characters(text, "the text")
     if tokenizer is None:
         tokenizer = _own_tokenizer(model)
     in_decoder = geometry.sites == ("decoder",)

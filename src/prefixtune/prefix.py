@@ -226,6 +226,11 @@ class Prefix(nn.Module, ABC):
     reads: str = "none"
     """What the gates read of the input: 'token', 'first', 'mean' or 'none'."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.joint and cls.attend is not Prefix.attend:  # rows under several prefixes would be attended to without it
+            raise TypeError(f"{cls.__name__} has an attend() of its own; say so with the class attribute joint = False")
+
     def __init__(self, method: Method, slots: Sequence[Slot]) -> None:
         super().__init__()
         self.method = method

@@ -290,8 +290,9 @@ class Stack:
             return given
         assert forward.positions is not None
         if self.first_position and isinstance(ids, Tensor):  # RoBERTa counts by padding id, not by mask
-            text = ids.ne(self.first_position - 1)
-            return (text.long().cumsum(-1) + forward.past) * text + self.first_position - 1
+            text, mask = ids.ne(self.first_position - 1), forward.mask
+            before = forward.past if mask is None else mask[:, : forward.past].sum(-1, keepdim=True)
+            return (text.long().cumsum(-1) + before) * text + self.first_position - 1
         return forward.positions + self.first_position
 
     def _moved(self, forward: Forward, standing: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -82,7 +83,9 @@ class Seat:
         parts = [self._attend_group(group, name, call, forward) for group in forward.groups]
         order = torch.cat([group.rows for group in forward.groups if group.rows is not None])
         back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-        return torch.cat([out for out, _ in parts]).index_select(0, back), None
+        weights = _beneath_each_other([one for _, one in parts])
+        out = torch.cat([out for out, _ in parts]).index_select(0, back)
+        return out, None if weights is None else weights.index_select(0, back)
 
     def _merges(self, name: str, call: AttentionCall, forward: Forward) -> bool:
         """Whether the text's part can be the same for all rows, whatever their prefixes."""
@@ -201,6 +204,15 @@ def sparse_mask(query: Tensor, key: Tensor, mask: Tensor | None, options: dict[s
     if mask is None:
         mask = torch.ones(T, S, dtype=torch.bool, device=key.device).tril(S - T)
     return mask & ~left_out if mask.dtype == torch.bool else mask.masked_fill(left_out, torch.finfo(mask.dtype).min)
+
+
+def _beneath_each_other(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Weights `[B, H, T, P + S]` of all groups, for a model that gives them; a shorter prefix has zeros before it."""
+    given = [weights for weights in parts if weights is not None]
+    if len(given) < len(parts):
+        return None
+    widest = max(weights.shape[-1] for weights in given)
+    return torch.cat([F.pad(weights, (widest - weights.shape[-1], 0)) for weights in given])
 
 
 def scrolled(prefix: Prefix, slot: Slot, forward: Forward, site: str) -> Tensor | None:

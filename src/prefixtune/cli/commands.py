@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from prefixtune.cli import report
 from prefixtune.cli.options import Whole, WholeOrNone, column_names
-from prefixtune.errors import ConfigError
+from prefixtune.errors import ConfigError, check_characters
 
 if TYPE_CHECKING:
     from prefixtune.tasks import Table
@@ -88,7 +88,7 @@ def evaluate(
     from prefixtune.training import curves, results
 
     files = {"--output": output, "--predictions": predictions, "--report": report}
-    results.check_files(files, {"--data": data})
+    results.check_files(files, {"--data": [data], **results.files_of(model, [prefix])})
     if report is not None:
         curves.check_library()
         read_record(local_folder(prefix))  # a broken one shows before the work
@@ -131,10 +131,12 @@ def generate(
     from prefixtune import evaluation
     from prefixtune.training import results
 
-    results.check_files({"--output": output}, {"--input": input})
+    folders = _named_folders(prefix or [])
+    inputs = {"--input": [] if input is None else [input]}
+    results.check_files({"--output": output}, {**inputs, **results.files_of(model, folders.values())})
     if (prompt is None) == (input is None):
         raise ConfigError("give one text with --prompt, or a file of texts with --input")
-    folders = _named_folders(prefix or [])
+    check_characters(prompt or "", "--prompt")
     table = None if input is None else _inputs(input, columns)
     overrides = (decoding or DecodingOptions()).overrides()
     loaded = evaluation.load(model, folders, dtype=dtype)

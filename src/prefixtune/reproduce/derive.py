@@ -37,7 +37,7 @@ Answers = dict[str, list[str]]
 
 def variable(model: str, folder: Path, train: Table, ratio: float, options: Mapping[str, Any]) -> Adaptation:
     """P-Tuning v2 with the lengths that the gates of the prefix in `folder` ask for, over its training examples."""
-    loaded = evaluation.load(model, {_NAME: str(folder)}, dtype="float32")
+    loaded = evaluation.load(model, {_NAME: str(folder)}, dtype="auto")
     some = Table(train.name, train.rows[:_READ], train.lines[:_READ])
     gates = reading.read_gates(loaded, _NAME, some).overall
     found = lengths.variable_prefix(gates, bank_of(loaded.model).geometry, ratio)
@@ -49,7 +49,7 @@ def ensemble(model: str, folders: Sequence[Path], tests: Mapping[str, Table]) ->
     """What the prefixes in `folders` answer to `tests` together, and the rest of a run's metrics but the scores."""
     begun = time.monotonic()
     names = [f"member-{number}" for number in range(len(folders))]
-    loaded = evaluation.load(model, dict(zip(names, map(str, folders), strict=True)), dtype="float32")
+    loaded = evaluation.load(model, dict(zip(names, map(str, folders), strict=True)), dtype="auto")
     decoding = evaluation.trained_decoding(loaded.metadata[names[0]])
     answers = {name: _answers(loaded, names, table, decoding) for name, table in tests.items()}
     stored = sum(bank_of(loaded.model).get(name).stored_parameters() for name in names)

@@ -81,6 +81,9 @@ def run(
     if rescore and not (output / RECORD).is_file():
         raise ConfigError(f"--rescore: --output {output} holds no experiment to score again; leave --rescore out")
     open_output(output, {"experiment": name, **options.record()}, resume=resume, free=SCORED if rescore else ())
+    base = results.base_digest(options.model)
+    if (output / RECORD).is_file():
+        results.check_same_base(json.loads((output / RECORD).read_text(encoding="utf-8")), base, output)
     search.count_trials(experiment, options)
     search.check_sizes(experiment, options)
     if options.bertscore is not None:
@@ -93,8 +96,9 @@ def run(
     record = {"experiment": name, **options.record()}
     with results.alone(output / RECORD):
         again = rescored(plan, cells, materials) if rescore else {}
+        versions = results.versions()
         results.write_json(
-            output / RECORD, {"asked": record, "command": list(command), "versions": results.versions()}
+            output / RECORD, {"asked": record, "base": base, "command": list(command), "versions": versions}
         )
         for folder, found in again.items():
             results.write_json(folder / results.METRICS, found)

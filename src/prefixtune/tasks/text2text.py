@@ -78,7 +78,15 @@ class Text2Text(Task):
 
     def model_class(self, config: PretrainedConfig) -> Any:
         from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+        from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
+        says = config.to_dict()
+        causal = says.get("is_decoder") or says.get("causal") or config.is_encoder_decoder
+        if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not causal:
+            raise ModelError(
+                f"{config.model_type} reads the whole text at once, targets too, and so cannot learn to write them; "
+                "expected a decoder or an encoder-decoder, or a configuration with is_decoder=True"
+            )
         return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
     def features(

@@ -28,6 +28,9 @@ HISTORY = "log_history.jsonl"
 PLOT = "training.png"
 FREE = ("output", "report_to", "keep_checkpoints", "eval_batch_size")
 """Settings that may change when a run is resumed: they do not reach its numbers."""
+_OF_A_BASE = ("config.json", "*.safetensors", "*.bin", "tokenizer*", "vocab*", "merges.txt", "*.model")
+_SAMPLES, _SAMPLE = 256, 4096
+"""How many places of a file are read, and how many bytes at each."""
 RERUN = "One run of prefixtune, whole: prefixtune train run.yaml --output ANOTHER_FOLDER"
 _LIBRARIES = (
     "prefixtune", "torch", "transformers", "accelerate", "datasets", "safetensors", "sacrebleu", "rouge-score",
@@ -139,15 +142,24 @@ def check_file(path: Path | None, option: str) -> None:
     _check_place(path.resolve().parents, f"{option} {path}")
 
 
-def check_files(written: Mapping[str, Path | None], read: Mapping[str, str | None]) -> None:
+def check_files(written: Mapping[str, Path | None], read: Mapping[str, Sequence[str | Path]]) -> None:
     """`check_file` of all that is written, by option, and a ConfigError where one is another or what is `read`."""
-    seen = {_place(path): option for option, path in read.items() if path is not None}
+    seen = {_place(path): option for option, paths in read.items() for path in paths}
     for option, path in written.items():
         check_file(path, option)
         if path is None or (path.exists() and not path.is_file()):
             continue
         if (other := seen.setdefault(_place(path), option)) != option:
             raise ConfigError(f"{option} {path} is the file of {other}; expected another, or one would be lost")
+
+
+def files_of(model: str | None, prefixes: Iterable[str]) -> dict[str, list[Path]]:
+    """The files that no output may replace, by option: all of a base's folder, and what a run left of a prefix."""
+    from prefixtune.checkpoint import CONFIG, TENSORS
+
+    base = [path for path in Path(model).glob("*") if path.is_file()] if model is not None else []
+    own = (TENSORS, CONFIG, RUN, RECORD, METRICS, HISTORY, PLOT)
+    return {"--model": base, "--prefix": [Path(folder) / name for folder in prefixes for name in own]}
 
 
 def _place(path: str | Path) -> Path:
@@ -185,7 +197,7 @@ def _of_no_run(path: Path, output: Path) -> bool:
     return half_written or path == output / CHECKPOINTS or (path == output / RECORD and not (output / RUN).is_file())
 
 
-def check_same_run(output: Path, settings: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+def check_same_run(output: Path, settings: Mapping[str, Any], data: Mapping[str, Any], base: str | None) -> None:
     """A resumed run must be the run that was begun; a `ConfigError` names the first setting that differs."""
     try:
         stored = yaml.safe_load((output / RUN).read_text(encoding="utf-8"))
@@ -199,6 +211,7 @@ def check_same_run(output: Path, settings: Mapping[str, Any], data: Mapping[str,
                 "resume with the same settings, or start another run in another folder"
             )
     _check_same_data(output, record, data)
+    check_same_base(record, base, output)
 
 
 def check_same_data(output: Path, data: Mapping[str, Any]) -> None:
@@ -278,6 +291,27 @@ def read_answers(output: Path, tests: Mapping[str, int]) -> dict[str, list[Any]]
                 "in another folder"
             ) from error
     return found
+
+
+def base_digest(model: str) -> str | None:
+    """What tells the files of a base model from others: names, sizes and samples of their bytes. None for a hub id."""
+    if not Path(model).is_dir():
+        return None
+    found = hashlib.sha256()
+    for path in sorted({path for pattern in _OF_A_BASE for path in Path(model).glob(pattern) if path.is_file()}):
+        size = path.stat().st_size
+        found.update(f"{path.name} {size}".encode())
+        with open(path, "rb") as file:
+            for start in range(0, size, max(size // _SAMPLES, 1)):
+                file.seek(start)
+                found.update(file.read(_SAMPLE))
+    return found.hexdigest()
+
+
+def check_same_base(record: Mapping[str, Any], base: str | None, folder: Path) -> None:
+    """Raise ConfigError where what a `record` tells of was begun over other files of the base model."""
+    if record.get("base") not in (None, base):  # records of before name none
+        raise ConfigError(f"--resume: files of its base changed since the run in {folder} began; start another run")
 
 
 def digest(path: str) -> str | None:

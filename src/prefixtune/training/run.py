@@ -81,9 +81,9 @@ def fit(
     if data.eval is not None or data.test is not None or data.tests:
         task.check_libraries()
     metric = chosen_metric(config, task)
-    settings = {**config.settings(), **adaptation.options()}
+    settings, base = {**config.settings(), **adaptation.options()}, results.base_digest(config.model)
     if (output / results.RUN).is_file():
-        results.check_same_run(output, settings, data.facts)
+        results.check_same_run(output, settings, data.facts, base)
     if results.is_finished(output):
         print(f"the run in {output} is finished; nothing to resume", file=sys.stderr)
         return results.read_metrics(output)
@@ -99,7 +99,9 @@ def fit(
     trainer = build_trainer(config, bench, metric)
     if bar is not None:
         _show_in(trainer, bar)
-    facts = {"method": adaptation.kind(), "device": str(trainer.args.device), "parameters": _parameters(bench)}
+    facts = {
+        "method": adaptation.kind(), "device": str(trainer.args.device), "parameters": _parameters(bench), "base": base
+    }  # fmt: skip
     with results.alone(output / results.RECORD):
         if results.is_finished(output):  # by another process, since it was asked above
             return results.read_metrics(output)
