@@ -337,7 +337,7 @@ class Worker:
     def _sizes(self, arm: Counted, folder: Path) -> dict[str, Any]:
         from prefixtune.tasks.loading import load_base
 
-        model, tokenizer = load_base(self.plan.options.model, None, dtype="float32")
+        model, tokenizer = load_base(self.plan.options.model, None)
         base = sum(parameter.numel() for parameter in model.parameters())
         what = adaptation(arm.kind, arm.options)
         what.attach(model, tokenizer)
