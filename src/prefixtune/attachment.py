@@ -69,8 +69,9 @@ def prefixes(model: PreTrainedModel) -> list[str]:
 def using(model: PreTrainedModel, names: str | Sequence[str | None] | None) -> Iterator[None]:
     """Within the context, every row uses the prefix `names`, or row i the prefix `names[i]`; None is the bare model.
 
-    With a list, the batch has one row for each entry, or a multiple of it in runs (beams, returned sequences). Name every
-    row of a model that repeats its batch as a whole inside (the guidance in Dia's generation).
+    With a list, the batch has one row for each entry, or a multiple of it in runs (beams, returned sequences). Name
+    every row of a model that repeats its batch as a whole inside (the guidance in Dia's generation).
+
     Raises ConfigError for a name that does not exist and for a batch that does not fit.
     """
     with bank_of(model).choose(names):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from cyclopts.argument import ArgumentCollection
 
 from prefixtune.errors import ConfigError, near_miss
 
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", re.ASCII)
+"""A number that YAML may take for a word: it reads 1.0e-3, but not 1e-3."""
 _SCALARS = (int, float, str, bool, type(None))
 
 
@@ -144,7 +147,9 @@ def _structured(hint: Any) -> dict[str, Any]:
     inner = {part for option in typing.get_args(hint) for part in typing.get_args(option)}
 
     def convert(_: Any, tokens: Sequence[Token]) -> Any:
-        (token,) = tokens
+        token = tokens[-1]
+        if len(tokens) > 1:
+            raise ConfigError(f"{token.keyword} is given {len(tokens)} times; expected once, its values as A,B")
         return parse_structured(
             token.value, token.keyword or "", single=scalar, mapping=mapping_only and not scalar, words=inner == {str}
         )
@@ -157,6 +162,8 @@ def _item(text: str) -> Any:
     """A number, a truth, none or a list as YAML has it; every other word as it stands, `#` and `~` too."""
     if text.lower() in ("none", "null"):
         return None
+    if _EXPONENT.fullmatch(text):
+        return float(text)
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefixtune.errors import ConfigError, near_miss
-from prefixtune.training.config import RunConfig
+from prefixtune.training.config import RunConfig, check_kind
 
 FIRST_SEED = 42
 _QUICK = {  # one look at the development data
     "limit": 64, "max_steps": 20, "seeds": 1, "subsets": 1, "beams": 1, "max_new_tokens": 16, "eval_every": 20,
 }  # fmt: skip
+_RECIPE = ("epochs", "max_steps", "batch_size", "eval_every", "beams", "max_new_tokens")
+"""Options that are fields of a run's configuration."""
 _OWN = (  # what an experiment decides, or has no use for
     "model", "task", "train", "eval", "test", "method", "output", "seed", "lr", "name", "columns", "data_format",
     "subset", "train_split", "eval_split", "test_split",
@@ -93,6 +95,7 @@ class Options:
     """A smoke run: 64 examples, 20 steps, one look at development data, one seed, greedy. Its numbers mean nothing."""
 
     def __post_init__(self) -> None:
+        self._check_recipe()
         for name, value in _QUICK.items() if self.quick else ():
             if getattr(self, name) is None:
                 setattr(self, name, value)
@@ -101,29 +104,49 @@ class Options:
                 raise ConfigError(f"--{name.replace('_', '-')} {given}: expected at least 1")
         for name in ("lengths", "sizes"):
             for item in getattr(self, name) or ():
-                if not isinstance(item, int) or item < 1:
+                if type(item) is not int or item < 1:
                     raise ConfigError(f"--{name}: {item!r} is no number of at least 1")
+            _refuse_twice(f"--{name}", getattr(self, name) or ())
         if isinstance(self.lr, Mapping):
             self.lr = {name: _rates(given) for name, given in self.lr.items()}
         elif self.lr is not None:
             self.lr = _rates(self.lr)
+
+    def _check_recipe(self) -> None:
+        """Raise ConfigError for what no run can have, and for what an option beside --recipe says, too."""
         known = [field.name for field in dataclasses.fields(RunConfig) if field.name not in _OWN]
         hints = typing.get_type_hints(RunConfig)
         for name, value in (self.recipe or {}).items():
             if name not in known:
                 raise ConfigError(f"--recipe: unknown option {name!r}{near_miss(name, known)}")
-            text = str in (typing.get_args(hints[name]) or (hints[name],))
-            if text and value is not None and not isinstance(value, str):
-                raise ConfigError(f"--recipe: {name} is {value!r}; expected a text, as in {name}='\"{value}\"'")
+            if name in _RECIPE and (given := getattr(self, name)) is not None:
+                option = f"--{name.replace('_', '-')} {given}"
+                raise ConfigError(f"{option} and --recipe {name}={value}: expected one of the two")
+            _check_value(name, value, hints[name])
 
     def changes(self) -> dict[str, Any]:
         """Fields of the run's configuration that are not the paper's."""
-        own = ("epochs", "max_steps", "batch_size", "eval_every", "beams", "max_new_tokens")
-        return {name: getattr(self, name) for name in own if getattr(self, name) is not None} | (self.recipe or {})
+        return {name: getattr(self, name) for name in _RECIPE if getattr(self, name) is not None} | (self.recipe or {})
 
     def record(self) -> dict[str, Any]:
         """As JSON holds it: what a resumed experiment must share with the one that was begun."""
         return {key: value for key, value in dataclasses.asdict(self).items() if value not in (None, False)}
+
+
+def _check_value(name: str, value: Any, kind: Any) -> None:
+    """Raise ConfigError for a value of --recipe of another kind than training takes."""
+    text = str in (typing.get_args(kind) or (kind,))
+    if not text or isinstance(value, str) or (value is None and kind is not str):
+        check_kind(f"--recipe: {name}", value, kind)
+        return
+    word = "none" if value is None else value
+    raise ConfigError(f"--recipe: {name} is {value!r}; expected a text, as in {name}='\"{word}\"'")
+
+
+def _refuse_twice(option: str, given: Sequence[Any]) -> None:
+    """Raise ConfigError for what stands there twice: the same row would be run, or the same trial counted, again."""
+    if twice := [item for item in given if given.count(item) > 1]:
+        raise ConfigError(f"{option}: {twice[0]!r} is there twice; expected each once")
 
 
 def _rates(given: Any) -> list[float]:
@@ -138,4 +161,5 @@ def _rates(given: Any) -> list[float]:
             rates.append(math.nan)
         if not 0 < rates[-1] < math.inf:
             raise ConfigError(f"--lr: {rate!r} is no learning rate; expected numbers above 0, as in 1e-3,1e-2")
+    _refuse_twice("--lr", rates)
     return rates

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import statistics
@@ -19,6 +20,8 @@ from prefixtune.reproduce.runner import Findings, Row
 from prefixtune.training import results
 
 MARKDOWN, JSON = "table.md", "table.json"
+_GENERATION = ("beams", "max_new_tokens", "length_penalty")
+"""Options that reach nothing where no text is generated."""
 
 
 @dataclass(frozen=True)
@@ -203,10 +206,10 @@ def caption(found: Findings) -> list[str]:
         changed = {"--limit": plan.options.limit, "--dev-limit": plan.options.dev_limit, **plan.options.changes()}
         changed |= {name: getattr(plan.options, name) for name in ("lr", "lengths", "sizes")}
         changed["rows"] = plan.options.methods
-        told = _listed({name: value for name, value in changed.items() if value is not None})
+        told = _listed(_of_use({name: value for name, value in changed.items() if value is not None}, found.materials))
         lines.append(f"Changed from the paper's recipe: {told or 'nothing'}.")
         lines += [line for corpus in found.materials for line in _recipes(found, corpus)]
-        lines += [_rows_of(corpus, one) for corpus, one in found.materials.items()]
+        lines += [_rows_of(found, corpus) for corpus in found.materials]
         lines += [line for corpus, one in found.materials.items() for line in _constants(corpus, one)]
         if held := [corpus for corpus, one in found.materials.items() if one.held_out]:
             lines.append(
@@ -229,13 +232,40 @@ def caption(found: Findings) -> list[str]:
     return lines + [f"Left out: {corpus}: {reason}" for corpus, reason in found.left_out.items()]
 
 
-def _rows_of(corpus: str, data: Material) -> str:
+def _rows_of(found: Findings, corpus: str) -> str:
     """What was read: a folder may hold a smaller or a corrected version of what the papers have."""
+    data = found.materials[corpus]
     tests = ", ".join(f"{len(table):,} ({name})" for name, table in data.tests.items())
-    return (
-        f"Rows of {corpus}: {len(data.train):,} to train on, from {Path(data.train.name).name}, {len(data.dev):,} to "
-        f"choose by, {tests} to test on."
-    )
+    train = f"{len(data.train):,} to train on, from {Path(data.train.name).name}"
+    dev = f"{len(data.dev):,} to choose by"
+    if not found.plan.experiment.sizes:
+        return f"Rows of {corpus}: {train}, {dev}, {tests} to test on."
+    return f"Rows of {corpus}: each run drew from {train}, and {dev}{_few(found, corpus)}; {tests} to test on."
+
+
+def _few(found: Findings, corpus: str) -> str:
+    """How many rows the runs of each size trained on and chose by, as their own records have it."""
+    told = ""
+    for cell in dict.fromkeys(row.cell for row in found.rows if row.cell.corpus == corpus):
+        data = [record["data"] for record in _records(found, cell)]
+        if data:
+            train, dev = (_from_to([one[role]["rows"] for one in data]) for role in ("train", "eval"))
+            told += f"{',' if told else ':'} with {cell.size} examples {train} and {dev}"
+    return told
+
+
+def _records(found: Findings, cell: Cell) -> list[dict[str, Any]]:
+    """What the runs of a cell wrote down when they began."""
+    plan = found.plan
+    names = [plan.run_name(draw, seed) for draw in plan.draws for seed in plan.seeds]
+    arms = [row.arm for row in found.rows if row.cell == cell]
+    files = [plan.folder(cell, arm, name) / results.RECORD for arm in arms for name in names]
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+
+
+def _from_to(counts: Sequence[int]) -> str:
+    least, most = min(counts), max(counts)
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def _constants(corpus: str, data: Material) -> list[str]:
@@ -250,11 +280,17 @@ def _recipes(found: Findings, corpus: str) -> list[str]:
     """The recipe of a corpus; one for each of several sizes where it depends on them."""
     by_recipe: dict[str, list[int | None]] = {}
     for cell in dict.fromkeys(row.cell for row in found.rows if row.cell.corpus == corpus):
-        recipe = found.plan.recipe(cell)
+        recipe = _of_use(found.plan.recipe(cell), {corpus: found.materials[corpus]})
         told = _listed({key: value for key, value in recipe.items() if key != "epochs" or not recipe.get("max_steps")})
         by_recipe.setdefault(told, []).append(cell.size)
     few = {told: f", {', '.join(map(str, sizes))} examples" for told, sizes in by_recipe.items()}
     return [f"Recipe of {corpus}{few[told] if len(by_recipe) > 1 else ''}: {told}." for told in by_recipe]
+
+
+def _of_use(settings: Mapping[str, Any], materials: Mapping[str, Material]) -> dict[str, Any]:
+    """The settings without those of generation, where none of these corpora generates."""
+    generates = any(data.task.kind == "text2text" for data in materials.values())
+    return {name: value for name, value in settings.items() if generates or name not in _GENERATION}
 
 
 def _listed(settings: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from prefixtune.errors import DataError
 from prefixtune.tasks.readers import Table, parsed
-from prefixtune.tasks.task import Feature, HeadTask, Window, as_text, tell_of_cuts
+from prefixtune.tasks.task import Feature, HeadTask, Window, as_text, refuse_empty, tell_of_cuts
 
 if TYPE_CHECKING:
     import torch
@@ -81,7 +81,9 @@ class Choice(HeadTask):
         texts = [row["text"] for row in table.rows for _ in row["choices"]]
         choices = [choice for row in table.rows for choice in row["choices"]]
         encoded = tokenizer(texts, choices, truncation=limit is not None, max_length=limit)
-        tell_of_cuts(table.name, [len(ids) for ids in encoded["input_ids"]], limit)
+        lengths = [len(ids) for ids in encoded["input_ids"]]
+        refuse_empty(table, (min(lengths[i : i + self.count]) for i in range(0, len(lengths), self.count)))
+        tell_of_cuts(table.name, lengths, limit)
         return [
             {
                 **{key: values[index * self.count : (index + 1) * self.count] for key, values in encoded.items()},
@@ -132,7 +134,7 @@ def _choices(table: Table, index: int) -> list[str]:
         raise DataError(f"{where}: expected a list of texts to choose from, got {str(given)[:60]!r}")
     if len(given) < 2:
         raise DataError(f"{where}: {len(given)} choices; expected at least two")
-    return [str(item) for item in given]
+    return [as_text(item, where) for item in given]
 
 
 def _number(given: Any, count: int, where: str) -> int:

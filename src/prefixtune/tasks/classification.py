@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from prefixtune import metrics
 from prefixtune.errors import DataError, near_miss
 from prefixtune.tasks.readers import Table
-from prefixtune.tasks.task import Feature, HeadTask, Window, as_text, label_name, label_options, ordered_labels
+from prefixtune.tasks.task import (
+    Feature,
+    HeadTask,
+    Window,
+    as_text,
+    label_name,
+    label_options,
+    ordered_labels,
+    refuse_empty,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -87,6 +96,7 @@ class Classification(HeadTask):
         texts += [[row["text_pair"] for row in table.rows]] if self.pairs else []
         limit = window.inputs()
         encoded = tokenizer(*texts, truncation=limit is not None, max_length=limit)
+        refuse_empty(table, map(len, encoded["input_ids"]))
         return [
             {**{key: values[index] for key, values in encoded.items()}, "labels": self.labels.index(row["label"])}
             for index, row in enumerate(table.rows)

@@ -24,6 +24,7 @@ from prefixtune.errors import DataError, near_miss
 Row = dict[str, Any]
 Numbered = list[tuple[int, Row]]
 
+_WORD = re.compile(r"[^ \t\r\n]+")
 EXTENSIONS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv",
     ".conll": "conll", ".txt": "conll", ".bio": "conll", ".iob": "conll", ".iob2": "conll", ".conll03": "conll",
@@ -141,7 +142,7 @@ def _read_file(path: Path, form: str | None) -> Table:
             f"{path} has the unknown extension {path.suffix!r}; expected {_known()}, or name the format with "
             f"--data-format {'|'.join(_READERS)}"
         )
-    text = read_text(path)
+    text = _as_written(path) if form in _CSV else read_text(path)
     if not text.strip():
         raise DataError(f"{path} is empty: expected at least one row")
     numbered = _READERS[form](text, path)
@@ -152,8 +153,13 @@ def _read_file(path: Path, form: str | None) -> Table:
 
 def read_text(path: Path) -> str:
     """The text of a file, every kind of line end as a line feed. Raises DataError when it is not UTF-8."""
+    return _as_written(path).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _as_written(path: Path) -> str:
+    """The text of a file with its own line ends."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it first") from error
 
@@ -219,7 +225,7 @@ def _read_tsv(text: str, path: Path) -> Numbered:
 
 def _delimited(text: str, path: Path, *, delimiter: str, quoting: Literal[0, 3]) -> Numbered:
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # an article may be longer than Python's own 128 KB
-    reader = csv.reader(io.StringIO(text), delimiter=delimiter, quoting=quoting, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
     numbered: Numbered = []
     header: list[str] | None = None
     before = 0
@@ -262,7 +268,8 @@ def _read_conll(text: str, path: Path, word: int = 0) -> Numbered:
                 numbered.append((first, {"tokens": tokens, "tags": tags}))
             tokens, tags = [], []
         elif len(fields) < word + 2 or not fields[word] or not fields[-1]:
-            raise DataError(f"{path}, line {number}: {line.strip()!r} has no tag; expected a word, then its tag last")
+            told = line.strip(" ")
+            raise DataError(f"{path}, line {number}: {told!r} has no tag; expected a word, then its tag last")
         else:
             first = number if not tokens else first
             tokens.append(fields[word])
@@ -316,10 +323,17 @@ def _iob2(names: list[tuple[int, str]], path: Path) -> list[str]:
     return tags
 
 
+def words_of(text: str) -> list[str]:
+    """The words of a line or a cell: spaces and tabs end them; a no-break space (`5 000`) is a part of one."""
+    return _WORD.findall(text)
+
+
 def _fields(line: str) -> list[str]:
-    return [field.strip() for field in (line.split("\t") if "\t" in line else line.split())]
+    return [field.strip(" ") for field in line.split("\t")] if "\t" in line else words_of(line)
 
 
+_CSV = ("csv", "tsv")
+"""Formats whose reader knows line ends itself: within quotes they are data."""
 _READERS: dict[str, Callable[[str, Path], Numbered]] = {
     "jsonl": _read_jsonl, "json": _read_json, "csv": _read_csv, "tsv": _read_tsv, "conll": _read_conll,
     "conllx": partial(_read_conll, word=1),  # the number of the word stands first

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from prefixtune import metrics
 from prefixtune.errors import DataError, ModelError, near_miss
-from prefixtune.tasks.readers import Table, parsed
-from prefixtune.tasks.task import IGNORED, Feature, HeadTask, Window, label_options
+from prefixtune.tasks.readers import Table, parsed, words_of
+from prefixtune.tasks.task import IGNORED, Feature, HeadTask, Window, as_text, label_options, refuse_empty, tell_once
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 OUTSIDE = "O"
+_SCHEMES = {"IOB": "BI", "BILOU": "BILU", "IOBES": "BIES"}
+"""Schemes by the marks of their tags."""
 _TO_IOB2 = {"B": "B", "I": "I", "L": "I", "E": "I", "U": "B", "S": "B"}
 
 
@@ -45,7 +48,10 @@ class Tagging(HeadTask):
         tags = {tag for row in rows for tag in row["tags"]}
         if iob2:
             tags = {_as_iob2(tag, table.name) for tag in tags}
-        return cls(labels=tuple(sorted(tags, key=lambda tag: (tag != OUTSIDE, tag))), scheme=_scheme(tags), iob2=iob2)
+        scheme = _scheme(tags)
+        if scheme == "none":
+            _tell_of_strays(table, rows)
+        return cls(labels=tuple(sorted(tags, key=lambda tag: (tag != OUTSIDE, tag))), scheme=scheme, iob2=iob2)
 
     def prepared(self, table: Table) -> Table:
         rows = _checked(table)
@@ -80,6 +86,7 @@ class Tagging(HeadTask):
         before = " " if _want_a_space(tokenizer) else ""
         tokens = [[before + token for token in row["tokens"]] for row in table.rows]
         encoded = tokenizer(tokens, is_split_into_words=True, truncation=limit is not None, max_length=limit)
+        refuse_empty(table, map(len, encoded["input_ids"]))
         number = {tag: index for index, tag in enumerate(self.labels)}
         features = []
         for index, row in enumerate(table.rows):
@@ -170,11 +177,11 @@ def _words(value: Any, where: str) -> list[str]:
     """A list of strings, also from a CSV field: a JSON list, or words separated by spaces."""
     if isinstance(value, str):
         if not value.lstrip().startswith("["):
-            return value.split()
+            return words_of(value)
         value = parsed(value, f"{where}: {value[:40]!r} begins like a JSON list but is none")
     if not isinstance(value, list) or any(item is None or isinstance(item, dict | list) for item in value):
         raise DataError(f"{where}: expected a list of words or tags, got {str(value)[:60]!r}")
-    return [str(item) for item in value]
+    return [as_text(item, where) for item in value]
 
 
 def _span_tags(entities: Any, length: int, where: str) -> list[str]:
@@ -204,10 +211,29 @@ def _scheme(tags: Iterable[str]) -> str:
     plain = [tag for tag in tags if tag != OUTSIDE and not tag.partition("-")[2]]
     if plain or not marks:
         return "none"
-    for scheme in ("BI", "BILU", "BIES"):
-        if marks <= set(scheme):
-            return {"BI": "IOB", "BILU": "BILOU", "BIES": "IOBES"}[scheme]
-    return "none"
+    return next((scheme for scheme, known in _SCHEMES.items() if marks <= set(known)), "none")
+
+
+def _tell_of_strays(table: Table, rows: Sequence[Mapping[str, list[str]]]) -> None:
+    """A warning where most tags have a scheme's marks and some have none: a slip of the pen leaves no F1 to score."""
+    counts = Counter(tag for row in rows for tag in row["tags"] if tag != OUTSIDE)
+    strays = {scheme: [tag for tag in counts if not _has_mark(tag, scheme)] for scheme in _SCHEMES}
+    scheme = min(strays, key=lambda scheme: sum(counts[tag] for tag in strays[scheme]))
+    stray, total = sum(counts[tag] for tag in strays[scheme]), counts.total()
+    if not total or 2 * stray >= total:
+        return
+    first = next(i for i, row in enumerate(rows) if not set(strays[scheme]).isdisjoint(row["tags"]))
+    named = ", ".join(map(repr, strays[scheme][:5])) + (" ..." if strays[scheme][5:] else "")
+    what = f"the tag {named} has" if len(strays[scheme]) == 1 else f"the tags {named} have"
+    tell_once(
+        f"{table.where(first)}: {what} no mark of {scheme}, which {total - stray:,} of {total:,} tags have: there is "
+        f"no F1 of entities, only accuracy; write {OUTSIDE} for what is none"
+    )
+
+
+def _has_mark(tag: str, scheme: str) -> bool:
+    mark, _, kind = tag.partition("-")
+    return mark in tuple(_SCHEMES[scheme]) and bool(kind)
 
 
 def _as_iob2(tag: str, where: str) -> str:

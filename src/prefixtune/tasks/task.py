@@ -9,11 +9,11 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from types import UnionType
-from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_origin, get_type_hints
 
+from prefixtune import kinds
 from prefixtune.errors import ConfigError, DataError
 from prefixtune.tasks.readers import Table
 
@@ -88,18 +88,9 @@ class Decoding:
 def check_types(stored: Decoding | Task) -> None:
     """Raise ConfigError where a field that was read from a file is of another type than it is declared."""
     for name, kind in get_type_hints(type(stored)).items():
-        if get_origin(kind) is not ClassVar and not _is_of(value := getattr(stored, name), kind):
+        if get_origin(kind) is not ClassVar and not kinds.is_of(value := getattr(stored, name), kind):
             told = kind.__name__ if isinstance(kind, type) else kind
             raise ConfigError(f"{name} is {str(value)[:60]!r}, expected {told}")
-
-
-def _is_of(value: Any, kind: Any) -> bool:
-    """Whether a value of a JSON file is of a declared type. A bool is no number; a whole number is a float, too."""
-    if get_origin(kind) is UnionType:
-        return any(_is_of(value, one) for one in get_args(kind))
-    if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(_is_of(item, get_args(kind)[0]) for item in value)
-    return type(value) is kind or (kind is float and type(value) is int)
 
 
 @dataclass(frozen=True)
@@ -270,6 +261,13 @@ class HeadTask(Task):
         return [prediction.answers or [] for prediction in found]
 
 
+def refuse_empty(table: Table, counts: Iterable[int]) -> None:
+    """Raise DataError for a row of no token: where a tokenizer begins no text, a head would read a padding's state."""
+    for index, count in enumerate(counts):
+        if not count:
+            raise DataError(f"{table.where(index)}: the text is empty; expected at least one token, or no such row")
+
+
 def label_options(labels: Sequence[str]) -> dict[str, Any]:
     """What a model's configuration says of its head's classes."""
     return {
@@ -363,8 +361,9 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor, *, shifted: bool) -
 
 
 def as_text(value: Any, where: str) -> str:
-    """One text, or the number that a file has in its place. Raises DataError for a list, a mapping or a null."""
-    if value is None or isinstance(value, dict | list):
+    """One text, or the number that a file has in its place. Raises DataError for a list, a mapping, a null or a NaN."""
+    endless = isinstance(value, float) and not math.isfinite(value)  # what pandas writes for a null
+    if value is None or endless or isinstance(value, dict | list):
         raise DataError(f"{where}: expected a text, got {_shown(value)}")
     return str(value)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, get_type_hints
 
+from prefixtune import kinds
 from prefixtune.errors import ConfigError, near_miss
 
 MOST_SEED = 2**32 - 1
@@ -166,6 +166,8 @@ class RunConfig:
     """Text to text: exponent of the length that a beam's score is divided by."""
 
     def __post_init__(self) -> None:
+        for name, kind in get_type_hints(RunConfig).items():
+            check_kind(name, getattr(self, name), kind)
         choices = {"loss": LOSSES, "precision": PRECISIONS, "tag_scheme": TAG_SCHEMES, "packing": PACKING}
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -181,16 +183,14 @@ class RunConfig:
         if self.activation_cache is not None:
             self._at_least("activation_cache", 0)
         if self.part_lr is not None:
-            if not isinstance(self.part_lr, Mapping):
-                raise ConfigError(f"part_lr is {self.part_lr!r}; expected rates by part, as in keys=0.3")
             self.part_lr = {part: _rate(part, rate) for part, rate in self.part_lr.items()}
         for name in ("lr", "epochs", "logging_steps"):
             value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 < value < math.inf:
+            if not 0 < value < math.inf:
                 raise ConfigError(f"{name} is {value!r}; expected a number above 0")
-        if not isinstance(self.length_penalty, int | float) or not math.isfinite(self.length_penalty):
+        if not math.isfinite(self.length_penalty):
             raise ConfigError(f"length_penalty is {self.length_penalty!r}; expected a number")
-        if not isinstance(self.seed, int) or not 0 <= self.seed <= MOST_SEED:
+        if not 0 <= self.seed <= MOST_SEED:
             raise ConfigError(f"seed is {self.seed!r}; expected a whole number from 0 to {MOST_SEED}")
         for name in ("warmup", "weight_decay", "clip"):
             self._at_least(name, 0)
@@ -206,13 +206,19 @@ class RunConfig:
 
     def _at_least(self, name: str, least: int) -> None:
         value = getattr(self, name)
-        if not isinstance(value, int | float) or not value >= least:
+        if not value >= least:
             raise ConfigError(f"{name} is {value!r}; expected at least {least}")
 
     def settings(self) -> dict[str, Any]:
         """The fields that are set, as YAML and JSON hold them."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
+
+
+def check_kind(name: str, value: Any, kind: Any) -> None:
+    """Raise ConfigError for a value of another kind than the field's: 2.5 as a batch size, a number for yes or no."""
+    if not kinds.is_of(value, kind):
+        raise ConfigError(f"{name} is {value!r}; expected {kinds.told(kind)}")
 
 
 def _rate(part: str, rate: Any) -> float:
