@@ -22,7 +22,7 @@ from transformers.models.deberta import modeling_deberta as v1
 
 import prefixtune as pt
 from prefixtune.architectures import deberta
-from prefixtune.errors import ConfigError, ModelError
+from prefixtune.errors import ModelError
 
 TINY = dict(
     vocab_size=50,
@@ -292,10 +292,17 @@ def test_attention_weights_have_the_prefix_in_front(name: str) -> None:
         assert weights[..., 3:].masked_select(~mask[:, None, None]).eq(0).all()  # padding keys
 
 
-def test_attention_weights_of_different_shapes_are_refused() -> None:
+def test_the_weights_of_a_mixed_batch_are_those_of_each_row_alone() -> None:
     model, inputs = attached(build("v3"), pt.PTuningV2(length=3)), batch(rows=2)
-    with pt.using(model, ["default", None]), pytest.raises(ConfigError, match="one prefix at a time"):
-        model(**inputs, output_attentions=True)
+
+    def weights(names: Any) -> Any:
+        with torch.no_grad(), pt.using(model, names):
+            return model(**inputs, output_attentions=True).attentions
+
+    for mixed, own, bare in zip(weights(["default", None]), weights("default"), weights(None), strict=True):
+        torch.testing.assert_close(mixed[0], own[0])
+        torch.testing.assert_close(mixed[1, ..., 3:], bare[1])
+        assert not mixed[1, ..., :3].any()
 
 
 def test_a_position_offset_moves_absolute_positions() -> None:
