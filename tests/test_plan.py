@@ -78,6 +78,19 @@ def test_epochs_in_the_place_of_steps_keep_the_share_of_the_warm_up(place: Path,
     assert made.recipe(Cell("conll04", None, BASES[0])) == {"warmup": 0.25, "batch_size": 8, "epochs": 3}
 
 
+def test_a_recipe_is_told_as_few_steps_have_it_and_a_warm_up_that_was_asked_for_is_not_cut(tmp_path: Path) -> None:
+    experiment = tiny_experiment(recipe=lambda cell: {"max_steps": 200, "warmup": 100, "eval_every": 20})
+    cell = Cell("conll04", None, BASES[0])
+
+    def asked(**options: Any) -> dict[str, Any]:
+        return dict(plan.Plan("fake", experiment, Options(model="m", **options), tmp_path, BASES[0]).recipe(cell))
+
+    assert asked(max_steps=4) == {"max_steps": 4, "warmup": 2, "eval_every": 4}
+    assert asked(max_steps=100, recipe={"warmup": 99}) == {"max_steps": 100, "warmup": 99, "eval_every": 20}
+    with pytest.raises(ConfigError, match="--recipe: warmup 50 leaves none of 4 steps; expected fewer"):
+        asked(max_steps=4, recipe={"warmup": 50})
+
+
 def test_a_recipe_that_depends_on_the_size_is_told_for_each(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,9 +155,12 @@ def test_recipes_that_the_authors_do_not_have_are_told_and_no_others() -> None:
     assert "RoBERTa's" in departures("conll2003", "bert")
     borrowed = {name for name in UNDERSTANDING if "not among" in departures(name, "bert")}
     assert borrowed == {*recipes.MORE_SUPERGLUE, *recipes.MORE_NER}
-    assert "MLP" not in departures("wic", "roberta") and not departures("conll2003", "roberta")
-    faithful = [name for name in UNDERSTANDING if not departures(name, "bert")]
-    assert faithful == ["boolq", "copa", "rte", "conll04", "ontonotes"]
+    assert "MLP" not in departures("wic", "roberta")
+    assert "dropout of 0.2" in departures("conll04", "bert")
+    of_all = departures("conll2003", "roberta")
+    assert of_all.startswith("Prefix dropout") and of_all.count(".") == 1
+    faithful = [name for name in UNDERSTANDING if departures(name, "bert") == of_all]
+    assert faithful == ["boolq", "copa", "rte", "ontonotes"]
 
 
 @pytest.mark.parametrize("kind", ["bert", "albert", "roberta", "xlm-roberta", "deberta-v2", "electra", "distilbert"])

@@ -63,7 +63,7 @@ class Method(ABC):
     """Where the first real token stands. Default: P in a decoder-only model, 0 elsewhere."""
 
     dropout: float = 0.0
-    """Probability of dropping an element of the prefix's keys and values while training."""
+    """Probability of dropping an element of the prefix's keys and values while training, in all rows of a batch."""
 
     window: str = "pinned"
     """In sliding-window layers: 'pinned' keeps the prefix visible to all, 'scroll' lets it leave with the window."""

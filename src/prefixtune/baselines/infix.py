@@ -2,7 +2,8 @@
 
 Learned keys and values in every layer, as in a prefix, that only the last source token and what follows see. The
 infix stands in front of that last token (the end of the separator), so it and the target stand P positions further.
-The source cannot be changed by the infix, which is what makes it weaker than a prefix.
+The source cannot be changed by the infix, which is what makes it weaker than a prefix. The paper has no more of it than
+the formula; its code adds these keys and values to those of tokens of their own, which read the source.
 """
 
 from __future__ import annotations

@@ -63,7 +63,12 @@ class Plan:
             recipe = {name: value for name, value in recipe.items() if name != "max_steps"}
             if steps and recipe.get("warmup", 0) >= 1:  # the same share of the steps that the epochs are
                 recipe["warmup"] = recipe["warmup"] / steps
-        return {**recipe, **changes}
+        asked = {**recipe, **changes}
+        if "warmup" in changes and _too_long(asked):
+            raise ConfigError(
+                f"--recipe: warmup {changes['warmup']} leaves none of {asked['max_steps']} steps; expected fewer"
+            )
+        return _fitting(asked)
 
     def arms(self, cell: Cell) -> list[Arm]:
         """The arms of a cell that were asked for."""
@@ -113,9 +118,15 @@ def _fitting(settings: dict[str, Any]) -> dict[str, Any]:
     if steps is not None:
         if settings.get("eval_every"):
             settings["eval_every"] = min(settings["eval_every"], steps)
-        if isinstance(warmup := settings.get("warmup", 0), int | float) and warmup >= steps:
+        if _too_long(settings):
             settings["warmup"] = steps // 2
     return settings
+
+
+def _too_long(settings: Mapping[str, Any]) -> bool:
+    """Whether the warm-up takes all steps there are."""
+    warmup, steps = settings.get("warmup", 0), settings.get("max_steps")
+    return steps is not None and isinstance(warmup, int | float) and warmup >= max(steps, 1)
 
 
 def slug(name: str) -> str:

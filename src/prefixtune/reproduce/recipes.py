@@ -63,12 +63,22 @@ def fine_tuning(cell: Cell, name: str = "FT") -> Trained:
 
 def generation_departures(cell: Cell) -> tuple[str, ...]:
     """Where a cell's rows or scores beside the prefix are not the paper's, for the caption."""
-    corpus, told = cell.corpus or "", []
+    corpus, told = cell.corpus or "", list(summary_departures(cell))
     if corpus in _OTHERS:
         told.append(f"{corpus}: all rows have the epochs and batches of the prefix; {_OTHERS[corpus]}.")
     if corpus == "dart":
         told.append("dart: bleu is sacrebleu's; the paper's is multi-bleu's, of references cut into words beforehand.")
     return tuple(told)
+
+
+def summary_departures(cell: Cell) -> tuple[str, ...]:
+    """Where the authors' code for summaries has another recipe than the paper's text, which is followed."""
+    if cell.corpus not in SUMMARIES:
+        return ()
+    return (
+        f"{cell.corpus}: the authors' code has the mean over a batch's tokens for its loss, targets of at most 60 "
+        "tokens, answers of 11 to 62, and ROUGE-2 to choose by.",
+    )
 
 
 def low_data(cell: Cell) -> Settings:
@@ -94,6 +104,9 @@ _P_TUNING_V2 = {  # learning rate, prefix length, epochs, batch: BERT-large, RoB
     "wnut": ((3e-2, 11, 30, 16), (3e-2, 11, 30, 16)),
     "ontonotes": ((1e-2, 16, 30, 16), (7e-3, 48, 60, 16)),
 }
+_MOST_TOKENS = dict.fromkeys(_P_TUNING_V2, 128) | dict.fromkeys(("conll2003", "conllpp", "wnut"), 152)
+"""Of an input, prefix aside: --max_seq_length of the scripts. There is none for MultiRC, whose texts are longer."""
+del _MOST_TOKENS["multirc"]
 SUPERGLUE = ("boolq", "copa", "rte", "wic", "wsc")
 NER = ("conll2003", "conll04", "ontonotes")
 MORE_SUPERGLUE, MORE_NER = ("cb", "multirc"), ("conllpp", "wnut")  # not in APT's tables
@@ -110,7 +123,10 @@ _NEIGHBOUR = {"cb": "near COPA's and WSC's", "multirc": "BoolQ's", "conllpp": "C
 
 def departures(cell: Cell) -> tuple[str, ...]:
     """Where a cell's recipe or head is not that of P-Tuning v2's authors, for the caption."""
-    corpus, kind, told = cell.corpus, cell.base.kind, []
+    corpus, kind = cell.corpus, cell.base.kind
+    told = ["Prefix dropout is drawn once for a batch; the code of P-Tuning v2's authors draws it for each example."]
+    if corpus == "conll04" and "roberta" not in kind:
+        told.append("conll04: P-Tuning v2's authors train BERT with a dropout of 0.2, in the base too; here it is 0.1.")
     if corpus in _NEIGHBOUR:
         told.append(f"{corpus}: not among the authors' scripts that were read; the recipe is {_NEIGHBOUR[corpus]}.")
     if corpus == "wic" and "roberta" not in kind:
@@ -135,7 +151,12 @@ def _p_tuning_v2(cell: Cell) -> tuple[float, int, int, int]:
 def understanding(cell: Cell) -> Settings:
     """The corpus's part of P-Tuning v2's recipe, which APT follows."""
     _, _, epochs, batch = _p_tuning_v2(cell)
-    return {"epochs": epochs, "batch_size": batch}
+    return {"epochs": epochs, "batch_size": batch, **_input(cell)}
+
+
+def _input(cell: Cell) -> Settings:
+    most = _MOST_TOKENS.get(cell.corpus or "")
+    return {} if most is None else {"max_length": most}
 
 
 def understanding_length(cell: Cell) -> int:
@@ -156,4 +177,4 @@ def encoder_fine_tuning(name: str = "FT") -> Trained:
 
 def few_shot(cell: Cell) -> Settings:
     """16 or 32 examples: the same epochs would be few steps, so steps are given; one batch holds 8 examples."""
-    return {"batch_size": 8, "max_steps": 200, "eval_every": 20}
+    return {"batch_size": 8, "max_steps": 200, "eval_every": 20, **_input(cell)}

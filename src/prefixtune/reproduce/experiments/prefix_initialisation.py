@@ -25,6 +25,7 @@ EXPERIMENT = Experiment(
     shows="Real words are a far better start than random numbers, and words of the task slightly better than others",
     corpora=("e2e", "scitldr"),
     arms=arms,
+    departures=recipes.summary_departures,
     recipe=recipes.low_data,
     seeds=2,
     sizes=(50, 100, 200, 500),

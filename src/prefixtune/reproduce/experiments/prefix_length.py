@@ -25,6 +25,7 @@ EXPERIMENT = Experiment(
     shows="Quality rises with the length up to about 10 (table to text) or 200 (summaries), then falls a little",
     corpora=("e2e", "webnlg", "dart", "xsum", "scitldr"),
     arms=arms,
+    departures=recipes.summary_departures,
     recipe=recipes.generation,
     axis="prefix length",
     sweeps="length",

@@ -27,6 +27,7 @@ EXPERIMENT = Experiment(
     shows="With few examples a prefix beats fine-tuning, by 2.9 BLEU on average; the gap closes as data grow",
     corpora=("e2e", "xsum", "scitldr"),
     arms=arms,
+    departures=recipes.summary_departures,
     recipe=recipes.low_data,
     seeds=2,
     sizes=(50, 100, 200, 500),

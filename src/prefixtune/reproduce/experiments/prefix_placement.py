@@ -42,5 +42,7 @@ EXPERIMENT = Experiment(
     figures=papers.PLACEMENT,
     axis="length",
     sweeps="length",
-    notes="Embeddings are trained without the paper's MLP, hence at a higher learning rate.",
+    notes="Embeddings are trained without the paper's MLP, hence at a higher learning rate. The infix is learned keys "
+    "and values alone; the authors' code adds them to those of tokens with an embedding of their own, which read the "
+    "source.",
 )

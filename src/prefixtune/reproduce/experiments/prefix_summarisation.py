@@ -21,6 +21,7 @@ EXPERIMENT = Experiment(
     shows="On summaries a prefix of 2 % of the parameters comes near fine-tuning",
     corpora=("xsum", "scitldr"),
     arms=arms,
+    departures=recipes.summary_departures,
     recipe=recipes.generation,
     figures=papers.SUMMARISATION,
     notes="SciTLDR is not in the paper; it gets XSum's recipe.",
