@@ -29,10 +29,13 @@ table { border-collapse: collapse; margin: 8px 0 12px; font-size: 14px; }
 .wide { overflow-x: auto; } .wide table { width: 100%; }
 th { text-align: left; font-weight: 600; color: #5b6775; border-bottom: 1px solid #c6cfd9; padding: 4px 14px 4px 0; }
 td { vertical-align: top; border-bottom: 1px solid #eef1f5; padding: 4px 14px 4px 0; overflow-wrap: anywhere; }
+.wide td:not([class]) { min-width: 7em; }
+.wide td:not([class]):first-child { min-width: 12em; }
 .num { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .bar { width: 130px; } .bar i { display: block; height: 11px; margin-top: 6px; background: #2171b5; }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(340px, 1fr)); gap: 0 32px; align-items: start; }
 .two table { font-size: 13px; margin: 0; } .two td { padding: 2px 10px 2px 0; }
+.two td + td { white-space: pre-wrap; }
 .key { color: #5b6775; white-space: nowrap; width: 1%; }
 pre { background: #f4f6f9; padding: 12px 14px; font-size: 13px; white-space: pre-wrap; overflow-wrap: anywhere; }
 .words { line-height: 1.9; display: flex; }
@@ -71,11 +74,10 @@ def code(text: str) -> str:
     return f"<pre>{escape(text)}</pre>"
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], bar: str | None = None) -> str:
-    """A table; numbers stand to the right. The column `bar` is also drawn as a bar, in proportion to its largest."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], bar: str | None = None, whole: float = 0.0) -> str:
+    """A table; numbers stand to the right. The column `bar` is also drawn, as a part of a bar that is `whole` long."""
     rows = [list(row) for row in rows]
     place = columns.index(bar) if bar is not None else None
-    largest = max((abs(row[place]) for row in rows), default=0) if place is not None else 0
     numeric = [
         bool(rows) and all(isinstance(row[at], int | float | None) for row in rows) for at in range(len(columns))
     ]
@@ -84,7 +86,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], bar: str | None
     for row in rows:
         cells = "".join(f"<td{_class(n)}>{escape(_shown(v))}</td>" for v, n in zip(row, numeric, strict=True))
         if place is not None:
-            width = 100 * abs(row[place]) / largest if largest else 0
+            width = 100 * abs(row[place]) / whole if whole else 0
             cells += f'<td class="bar"><i style="width:{width:.1f}%"></i></td>'
         lines.append(f"<tr>{cells}</tr>")
     head += "<th></th>" if place is not None else ""
@@ -159,9 +161,13 @@ def _shown(value: Any) -> str:
 
 
 def _exact(value: Any) -> str:
-    """A setting as it can be given again."""
-    plain = isinstance(value, str) and value.strip() and value.isprintable()
-    return value if plain else "–" if value is None else json.dumps(value, ensure_ascii=False)
+    """A setting as it can be given again; quotes show where spaces begin and end that are not one between words."""
+    if value is None:
+        return "–"
+    if isinstance(value, str) and value and value.isprintable() and value == " ".join(value.split()):
+        return value
+    shown = json.dumps(value, ensure_ascii=False)
+    return "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in shown)
 
 
 def _class(number: bool) -> str:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+import re
+import warnings
+from bisect import bisect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,55 +17,79 @@ from prefixtune.training.curves import BLUE, PAPER, blank, png
 GREY = "#999999"
 _FEW = 32
 """Up to this many layers or positions, every one has its number and a white line to the next."""
+_WIDTH, _SMALL = 9.0, 3.2
+"""Inches of the picture of all gates, and of one group."""
+_LACKS = r"Glyph \d+ .*missing from "
+"""How matplotlib begins to say that a font has no such character."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One heat map: `gates[l][p]` (NaN past a layer's length), and the layer gates beside it."""
+    """One heat map: `gates[l][p]` (NaN past a layer's length), and the layer gates beside it.
+
+    `count` says how many examples or words it is over, after the title; where there is little room, it stays whole.
+    """
 
     title: str
     layers: Sequence[int]
     gates: Sequence[Sequence[float]]
     layer_gates: Sequence[float]
+    count: str = ""
 
 
 def gates_png(panels: Sequence[Panel], title: str) -> bytes:
-    """One heat map a panel, the layer gates beside it. Raises ConfigError without matplotlib."""
+    """One heat map a panel, the layer gates beside it. Raises ConfigError without matplotlib.
+
+    All panels share one scale of colours and one of bars, as the variable prefix shares one budget over all sites by
+    these numbers.
+    """
     heights = [max(_height(len(panel.layers)), 3.5) for panel in panels]
-    figure = blank(9.0, sum(heights) + 0.5)
+    figure = blank(_WIDTH, sum(heights) + 0.5)
     grid = figure.subplots(len(panels), 2, width_ratios=(3.4, 1.0), height_ratios=heights, squeeze=False)
+    colours, edges = _colours(panels), _edges(panels)
     for (heat, bars), panel in zip(grid, panels, strict=True):
-        paint(figure, heat, bars, panel)
-    figure.suptitle(title, fontsize=12, x=0.01, ha="left", parse_math=False)
+        image = _heat(heat, panel.gates, *colours)
+        _number(heat, panel.layers, len(panel.gates[0]))
+        heat.set_title(panel.title, fontsize=10, loc="left", parse_math=False)
+        _bars(bars, panel, edges)
+    bar = figure.colorbar(image, ax=list(grid[:, 0]), location="left", fraction=0.03, pad=0.02)
+    bar.outline.set_visible(False)
+    _head(figure, title)
     return png(figure)
 
 
-def paint(figure: Any, heat: Any, bars: Any, panel: Panel) -> None:
-    """Draw one panel on two axes: the gates, and the layer gates."""
-    values = [value for row in panel.gates for value in row if not math.isnan(value)]
+def _colours(panels: Sequence[Panel]) -> tuple[str, float, float]:
+    """The colours and their range. Blue is how far a position is open; where a layer gate turned its sign, red is open
+    the other way."""
+    values = [value for panel in panels for row in panel.gates for value in row if not math.isnan(value)]
     low, high = min(values), max(values)
-    # Blue is how far a position is open; where a layer gate turned its sign, red is open the other way.
-    colours, low, high = ("Blues", 0.0, high) if low >= 0 else ("RdBu", -max(-low, high), max(-low, high))
-    image = _heat(heat, panel.gates, colours, low, high if high > low else low + 1.0)
-    _number(heat, panel.layers, len(panel.gates[0]))
-    heat.set_title(panel.title, fontsize=10, loc="left", parse_math=False)
-    figure.colorbar(image, ax=heat, location="left", fraction=0.03, pad=0.02).outline.set_visible(False)
+    most = max(-low, high) or 1.0
+    return ("Blues", 0.0, most) if low >= 0 else ("RdBu", -most, most)
 
+
+def _edges(panels: Sequence[Panel]) -> tuple[float, float]:
+    """The range of the bars, with room for their numbers."""
+    values = [value for panel in panels for value in panel.layer_gates]
+    edges = min(0.0, *values) * 1.25, max(0.0, *values) * 1.3
+    return edges if edges[1] > edges[0] else (0.0, 1.0)
+
+
+def _bars(axes: Any, panel: Panel, edges: tuple[float, float]) -> None:
+    """The layer gates of one panel."""
     places = range(len(panel.layers))
-    bars.barh(places, panel.layer_gates, color=BLUE, height=0.62)
+    axes.barh(places, panel.layer_gates, color=BLUE, height=0.62)
     if len(panel.layers) <= _FEW:
         for place, value in zip(places, panel.layer_gates, strict=True):
-            bars.annotate(
+            axes.annotate(
                 f"{value:.2f}", (max(value, 0.0), place), (4, 0), textcoords="offset points", va="center", fontsize=9
             )
-    bars.set_ylim(-0.5, len(panel.layers) - 0.5)
-    edges = min(0.0, *panel.layer_gates) * 1.25, max(0.0, *panel.layer_gates) * 1.3
-    bars.set_xlim(edges if edges[1] > edges[0] else (0.0, 1.0))
-    bars.axvline(0, color=GREY, linewidth=0.8)
-    bars.spines[:].set_visible(False)
-    bars.tick_params(axis="y", which="both", length=0, labelleft=False)
-    bars.tick_params(axis="x", labelbottom=False, length=0)
-    bars.set_title("layer gate", fontsize=10, loc="left")
+    axes.set_ylim(-0.5, len(panel.layers) - 0.5)
+    axes.set_xlim(edges)
+    axes.axvline(0, color=GREY, linewidth=0.8)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(axis="y", which="both", length=0, labelleft=False)
+    axes.tick_params(axis="x", labelbottom=False, length=0)
+    axes.set_title("layer gate", fontsize=10, loc="left")
 
 
 def groups_png(panels: Sequence[Panel], mean: Sequence[Sequence[float]], title: str) -> bytes:
@@ -69,12 +98,12 @@ def groups_png(panels: Sequence[Panel], mean: Sequence[Sequence[float]], title: 
     most = max(abs(value) for rows in offsets for row in rows for value in row if not math.isnan(value)) or 1.0
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = blank(3.2 * columns + 1.0, rows * _height(len(panels[0].layers)) + 0.5)
+    figure = blank(_SMALL * max(columns, 2) + 1.0, rows * _height(len(panels[0].layers)) + 0.5)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for place, (heat, panel, values) in enumerate(zip(axes, panels, offsets, strict=False)):
         image = _heat(heat, values, "RdBu", -most, most)
         _number(heat, panel.layers, len(values[0]), crowded=True)
-        heat.set_title(panel.title, fontsize=10, loc="left", parse_math=False)
+        _fit(heat.set_title(panel.title, fontsize=10, loc="left", parse_math=False), _SMALL - 0.35, panel.count)
         if place % columns:
             heat.set_yticks([])
             heat.set_ylabel("")
@@ -85,8 +114,45 @@ def groups_png(panels: Sequence[Panel], mean: Sequence[Sequence[float]], title: 
         heat.set_visible(False)
     bar = figure.colorbar(image, ax=axes, location="left", fraction=0.03, pad=0.02)
     bar.outline.set_visible(False)
-    figure.suptitle(title, fontsize=12, x=0.01, ha="left", parse_math=False)
+    _head(figure, title)
     return png(figure)
+
+
+@contextmanager
+def missing_glyphs_told() -> Iterator[None]:
+    """Tell in one line that the font lacks characters; matplotlib warns of each of them, each time it draws one."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", _LACKS, UserWarning)
+        yield
+    others = [warning for warning in caught if not re.match(_LACKS, str(warning.message))]
+    for warning in others:
+        warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)
+    if len(others) < len(caught):
+        logging.getLogger("prefixtune").warning(
+            "the pictures' font lacks characters of some names; the page and its tables have them as they are"
+        )
+
+
+def _head(figure: Any, title: str) -> None:
+    """The title of the whole picture."""
+    text = figure.suptitle(title, fontsize=12, x=0.01, ha="left", parse_math=False)
+    _fit(text, figure.get_figwidth() * 0.97)
+
+
+def _fit(text: Any, inches: float, ending: str = "") -> None:
+    """Add the ending to a drawn text, and leave out the text's middle where both would be wider than `inches`.
+
+    They would reach into a neighbour or over the edge. Names of one kind often begin alike, so the end stays, too.
+    """
+    name = " ".join(text.get_text().split())
+
+    def width(kept: int) -> float:
+        shown = name if kept == len(name) else f"{name[: kept - kept // 2]}…{name[len(name) - kept // 2 :]}"
+        text.set_text(shown + ending)
+        return float(text.get_window_extent().width) / text.get_figure().dpi
+
+    if width(len(name)) > inches:
+        width(bisect(range(len(name)), inches, key=width) - 1)
 
 
 def _heat(axes: Any, values: Sequence[Sequence[float]], colours: str, low: float, high: float) -> Any:

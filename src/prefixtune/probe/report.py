@@ -80,7 +80,7 @@ def of_run(scored: Scored, *, batch_size: int) -> str:
     if has_gates(prefix):
         reading = read_gates(loaded, name, prepared, batch_size=batch_size)
         sections.append(("Gates", gates(reading, pictures(reading, scored.folder), None)))
-    title, method = f"Prefix {scored.folder.name}", prefix.method.name()
+    title, method = f"Prefix {named(scored.folder).name}", prefix.method.name()
     return document(scored, read_record(scored.folder), title, f"A prefix ({method})", "evaluation", sections)
 
 
@@ -102,9 +102,14 @@ def document(
         ("Configuration: versions", page.facts(record.facts.get("versions", {}))),
         (f"Configuration: this {command}", page.facts(scored.facts)),
     ]
-    data, base = (Path(str(scored.facts[key])).name for key in ("data", "model"))
+    data, base = (named(Path(str(scored.facts[key]))).name for key in ("data", "model"))
     subtitle = f"{what} for {scored.task().kind} on {base}, read over {len(scored.table):,} examples of {data}."
     return page.page(title, subtitle, parts)
+
+
+def named(folder: Path) -> Path:
+    """The folder by a path that ends in its name, which `.` and `..` do not; any other stays as it was given."""
+    return folder.resolve() if folder.name in ("", "..") else folder
 
 
 def read_record(folder: Path) -> Record:
@@ -120,12 +125,16 @@ def read_record(folder: Path) -> Record:
 
 def pictures(reading: Reading, folder: Path) -> dict[str, bytes]:
     """`gates.png`, and one picture a site for the groups."""
-    title = f"The gates of {folder.name}"
+    with picture.missing_glyphs_told():
+        return _drawn(reading, f"The gates of {named(folder).name}: layer gate × token gate")
+
+
+def _drawn(reading: Reading, title: str) -> dict[str, bytes]:
     panels = [_panel(reading.overall, site, site) for site in reading.overall.sites]
-    pictures = {"gates.png": picture.gates_png(panels, f"{title}: layer gate × token gate")}
+    pictures = {"gates.png": picture.gates_png(panels, title)}
     shown = reading.groups[:_PANELS]
     for site in reading.overall.sites if shown else ():
-        one = [_panel(group, site, f"{group.name}{_count(group)}") for group in shown]
+        one = [_panel(group, site, group.name, _count(group)) for group in shown]
         told = f"Gate by {reading.by}, {site}: difference from the mean of all {shown[0].unit}"
         pictures[f"by-{reading.by}-{site}.png"] = picture.groups_png(one, _mean(reading.groups, site), told)
     return pictures
@@ -137,9 +146,9 @@ def _mean(groups: Sequence[Group], site: str) -> list[list[float]]:
     return torch.stack([group.sites[site].gate * (group.count / total) for group in groups]).sum(0).tolist()
 
 
-def _panel(group: Group, site: str, title: str) -> picture.Panel:
+def _panel(group: Group, site: str, title: str, count: str = "") -> picture.Panel:
     found = group.sites[site]
-    return picture.Panel(title, found.layers, found.gate.tolist(), found.layer_gate.tolist())
+    return picture.Panel(title, found.layers, found.gate.tolist(), found.layer_gate.tolist(), count)
 
 
 def _count(group: Group) -> str:
@@ -150,9 +159,12 @@ def gates(reading: Reading, pictures: Mapping[str, bytes], variable: VariablePre
     """The gates as a picture, and a table a site; beside the lengths of a variable prefix where there is one."""
     told = page.note("Layers and positions count from 0. " + f"Average: {AVERAGE}.")
     parts = [told, page.image(pictures["gates.png"], "heat map of the gates")]
-    for name, site in reading.overall.sites.items():
+    sites = reading.overall.sites
+    largest = max(abs(gate) for site in sites.values() for gate in site.by_layer().tolist())
+    for name, site in sites.items():
         rows = [_layer(row, None if variable is None else variable.lengths[name]) for row in tables.layers_of(site)]
-        parts.append(f"<h3>{name}</h3>" + page.table(list(rows[0]), [list(row.values()) for row in rows], bar="gate"))
+        columns, values = list(rows[0]), [list(row.values()) for row in rows]
+        parts.append(f"<h3>{name}</h3>" + page.table(columns, values, bar="gate", whole=largest))
     return "".join(parts)
 
 

@@ -79,7 +79,7 @@ def probe(
     scores, answers = evaluation.evaluate(loaded, name, prepared, batch_size=batch_size)
     variable = lengths.variable_prefix(reading.overall, bank_of(model).geometry, budget)
     command = lengths.train_command(
-        variable, record.settings, model=str(facts["model"]), task=task.kind, output=f"{folder}-variable"
+        variable, record.settings, model=str(facts["model"]), task=task.kind, output=f"{report.named(folder)}-variable"
     )
     found = Probe(reading, scores, variable, command)
     facts = {**facts, "task": task.kind, "average": report.AVERAGE, "metrics": scores}
@@ -91,7 +91,7 @@ def probe(
         ("Variable prefix", report.variable_prefix(variable, command)),
     ]
     scored = report.Scored(loaded, name, folder, prepared, scores, answers, how, facts)
-    title = f"Prefix {folder.name}: what its gates open"
+    title = f"Prefix {report.named(folder).name}: what its gates open"
     texts = {
         "layers.csv": tables.layers_csv(reading),
         "positions.csv": tables.positions_csv(reading),

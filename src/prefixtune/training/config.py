@@ -40,7 +40,7 @@ class RunConfig:
     """Result folder; must not exist, be empty, or hold the run that --resume continues."""
 
     eval: str | None = None
-    """Development data: chooses the best checkpoint and stops early."""
+    """Development data: chooses the best checkpoint and, with --patience, stops early."""
 
     test: str | None = None
     """Test data: scored once, with the best checkpoint."""
