@@ -91,8 +91,6 @@ class Halved(PTuningV2):
         return HalvedPrefix(self, slots, keys_values_from(folded, slots))
 
 class HalvedPrefix(FreePrefix):
-    joint = False
-
     def attend(self, call, slot):
         out, weights = super().attend(call, slot)
         return (out + call.run_base()[0]) / 2, weights
@@ -148,11 +146,6 @@ def test_two_own_methods_of_one_name_are_told_apart_or_refused(tmp_path: Path) -
     pt.attach(model, own_method(tmp_path, "halved_thrice", both)(length=P))
     with pytest.raises(pt.ConfigError, match="'halved_thrice' is halved_thrice.* and halved_thrice"):
         pt.save(model, tmp_path / "again")
-
-
-def test_a_prefix_that_attends_in_its_own_way_has_to_say_so() -> None:
-    with pytest.raises(TypeError, match="Silent has an attend.* of its own; .* joint = False"):
-        type("Silent", (pt.prefix.Prefix,), {"attend": lambda self, call, slot: call.run_base()})
 
 
 GROUPS = {**SMALL, "num_key_value_heads": 2, "pad_token_id": 0}

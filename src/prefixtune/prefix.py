@@ -214,9 +214,6 @@ def _plan_site(method: Method, geometry: Geometry, site: str, length: int | None
 class Prefix(nn.Module, ABC):
     """Keys and values for some layers of a frozen model, and how they are attended to."""
 
-    joint: ClassVar[bool] = True
-    """Whether prefix and text share one softmax, by `keys_values_for` and `gate` alone; else `attend` is its own."""
-
     gated: ClassVar[bool] = False
     """Whether it has gates."""
 
@@ -225,11 +222,6 @@ class Prefix(nn.Module, ABC):
 
     reads: str = "none"
     """What the gates read of the input: 'token', 'first', 'mean' or 'none'."""
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        if cls.joint and cls.attend is not Prefix.attend:  # rows under several prefixes would be attended to without it
-            raise TypeError(f"{cls.__name__} has an attend() of its own; say so with the class attribute joint = False")
 
     def __init__(self, method: Method, slots: Sequence[Slot]) -> None:
         super().__init__()
@@ -252,6 +244,11 @@ class Prefix(nn.Module, ABC):
     def attend(self, call: AttentionCall, slot: Slot) -> tuple[Tensor, Tensor | None]:
         """The attention of one layer under this prefix: `[B, T, H, Dv]`, and weights where the model gives them."""
         return joint_attention(call, *self.keys_values_for(slot, call.made), gate=self.gate(call, slot))
+
+    @property
+    def joint(self) -> bool:
+        """Whether prefix and text share one softmax, by `keys_values_for` and `gate` alone: `attend` is not its own."""
+        return type(self).attend is Prefix.attend
 
     @abstractmethod
     def fold(self) -> dict[str, Tensor]:

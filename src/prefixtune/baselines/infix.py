@@ -113,8 +113,6 @@ class Placed(tuple[Tensor, Tensor]):
 class InfixPrefix(Prefix):
     """Keys and values behind a mask that the forward's place decides."""
 
-    joint = False
-
     def __init__(self, method: Method, slots: Sequence[Slot], inner: Prefix) -> None:
         super().__init__(method, slots)
         self.inner = inner

@@ -29,7 +29,6 @@ class ContentPrefix(AddressedByContent):
 class ContentSoftmax(FreePrefix):
     """Free keys and values in a softmax of their own, under queries without their position."""
 
-    joint = False
     by_content = True
 
     def attend(self, call: AttentionCall, slot: Slot) -> tuple[Tensor, Tensor | None]:

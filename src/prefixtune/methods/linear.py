@@ -33,7 +33,6 @@ class LinearPrefix(AddressedByContent):
 class LinearlyAttended(FreePrefix):
     """Free keys and values without a softmax, under queries without their position."""
 
-    joint = False
     by_content = True
 
     def attend(self, call: AttentionCall, slot: Slot) -> tuple[Tensor, Tensor | None]:

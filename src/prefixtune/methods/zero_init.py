@@ -66,8 +66,6 @@ class ZeroInitPrefix(Method):
 class SeparatePrefix(Prefix):
     """Free keys and values in a softmax of their own."""
 
-    joint = False
-
     def __init__(self, method: ZeroInitPrefix, slots: Sequence[Slot], start: Mapping[str, KeysValues]) -> None:
         super().__init__(method, slots)
         self.free = FreeKeysValues(slots, start)
