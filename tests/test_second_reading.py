@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 from test_cli import refused
@@ -53,6 +54,11 @@ OTHER_KINDS = [
 def test_a_run_takes_values_of_the_kind_that_its_options_are_declared_with(name: str, value: Any, kind: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} is {value!r}; expected {kind}"):
         RunConfig(model="m", task="tagging", train="t", method="full", output="o", **{name: value})
+
+
+def test_a_number_of_a_sweep_is_a_number() -> None:
+    settings = {"task": "tagging", "train": "t", "method": "full", "output": "o", "lr": np.float64(1e-3)}
+    assert RunConfig(model="m", **settings).lr == 1e-3
 
 
 @pytest.mark.parametrize(("name", "value", "kind"), OTHER_KINDS)

@@ -25,6 +25,7 @@ from prefixtune import methods, seating
 from prefixtune.bank import BANK, Bank, bank_of, check_name
 from prefixtune.errors import CheckpointError, ConfigError
 from prefixtune.identity import Identity, identity_of
+from prefixtune.kinds import is_whole
 from prefixtune.prefix import Method, Slot
 
 TENSORS, CONFIG = "prefix.safetensors", "prefix_config.json"
@@ -136,23 +137,19 @@ def _check_types(header: Mapping[str, Any], path: Path) -> None:
                 f"{path}: {key} is {str(header[key])[:60]!r}, expected a {kind.__name__}; restore the file"
             )
     for site, offset in header.get("position_offset", {}).items():
-        if not _is_whole(offset):
+        if not is_whole(offset):
             raise CheckpointError(
                 f"{path}: position_offset of {site} is {offset!r}, expected a whole number; restore the file"
             )
     for slot, length in header["slots"].items():
         if not re.fullmatch(r"[a-z]+\.[0-9]+", slot):
             raise CheckpointError(f"{path}: {slot!r} names no layer, expected e.g. 'decoder.0'; restore the file")
-        if not _is_whole(length) or length < 1:
+        if not is_whole(length) or length < 1:
             raise CheckpointError(f"{path}: the length of {slot} is {length!r}, expected at least 1; restore the file")
     try:
         Identity.from_json(header["base_model"])
     except ValueError as error:
         raise CheckpointError(f"{path}: base_model is malformed ({error}); restore the file") from error
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def read_prefix(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -20,7 +20,14 @@ def is_of(value: Any, kind: Any) -> bool:
         return isinstance(value, tuple) and all(is_of(item, get_args(kind)[0]) for item in value)
     if get_origin(kind) is dict:
         return isinstance(value, Mapping)
-    return type(value) is kind or (kind is float and type(value) is int)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number."""
+    return is_of(value, int)
 
 
 def told(kind: Any) -> str:

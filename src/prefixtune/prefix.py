@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from prefixtune import kinds
 from prefixtune.attention import AttentionCall, joint_attention
 from prefixtune.errors import ConfigError, near_miss
 from prefixtune.geometry import SITES, Geometry, Layer
@@ -89,7 +90,7 @@ class Method(ABC):
                     raise ConfigError(f"{name}: {site!r} is unknown{near_miss(site, SITES)}")
         offset = self.position_offset
         for given in offset.values() if isinstance(offset, Mapping) else [offset]:
-            if given is not None and not _is_whole(given):
+            if given is not None and not kinds.is_whole(given):
                 raise ConfigError(f"position_offset={given!r}: expected a whole number, or one for each site")
             if given is not None and given < 0:
                 raise ConfigError(f"position_offset={given}: no token stands before position 0; expected 0 or more")
@@ -120,26 +121,17 @@ class Method(ABC):
         """The prefix from its folded tensors, as `Prefix.fold` named them."""
 
 
-_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_kind(value: Any, kind: str) -> bool:
-    if kind == "float":
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return _is_whole(value) if kind == "int" else isinstance(value, {"bool": bool, "str": str}[kind])
+_KINDS = {"int": int, "float": float, "bool": bool, "str": str}
 
 
 def _check_kind(name: str, value: Any, declared: str) -> None:
     """Raise ConfigError for another kind of value than the field's; fields of lists or methods are not judged."""
-    kinds = [kind for kind in declared.split(" | ") if kind != "None"]
-    if not set(kinds) <= set(_KINDS) or (value is None and "None" in declared):
+    named = [kind for kind in declared.split(" | ") if kind != "None"]
+    if not set(named) <= set(_KINDS) or (value is None and "None" in declared):
         return
-    if not any(_is_kind(value, kind) for kind in kinds):
-        raise ConfigError(f"{name}={value!r}: expected {' or '.join(_KINDS[kind] for kind in kinds)}")
+    endless = isinstance(value, float) and not math.isfinite(value)
+    if endless or not any(kinds.is_of(value, _KINDS[kind]) for kind in named):
+        raise ConfigError(f"{name}={value!r}: expected {' or '.join(kinds.told(_KINDS[kind]) for kind in named)}")
     if name.endswith("_std") and value < 0:
         raise ConfigError(f"{name}={value}: a standard deviation is not negative; expected 0 or more")
 
@@ -157,7 +149,7 @@ def _check_places(name: str, given: Any, kind: type) -> None:
 def _check_lengths(given: Any) -> None:
     if given is None:
         return
-    if not isinstance(given, Sequence) or isinstance(given, str) or not all(map(_is_whole, given)):
+    if not isinstance(given, Sequence) or isinstance(given, str) or not all(map(kinds.is_whole, given)):
         raise ConfigError(
             f"lengths: {given!r} is no list of whole numbers; expected one length for each layer, as in [3, 4], or "
             "such a list for each site"
