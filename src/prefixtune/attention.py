@@ -145,13 +145,14 @@ def joint_attention(
         a   = softmax([score_p ; score_s])
         out = sum_j a_j * gate_j * v_p[j]  +  sum_s a_s * v[s]
 
-    prefix_key `[G, P, Dk]`, prefix_value `[G, P, Dv]`, gate `[B|1, T|1, P]` or None (= 1).
-    Returns `[B, T, H, Dv]` and the weights `[B, H, T, P + S]` where the model's own function gives them.
-    Source: Prefix-Tuning (Li & Liang 2021), section 4; the gate is APT's (Zhang et al. 2023), applied without a copy
-    of K and V per example.
+    prefix_key `[G, P, Dk]`, prefix_value `[G, P, Dv]`, both with a `B` in front where each row has its own; gate
+    `[B|1, T|1, P]` or None (= 1). Returns `[B, T, H, Dv]` and the weights `[B, H, T, P + S]` where the model's own
+    function gives them. Source: Prefix-Tuning (Li & Liang 2021), section 4; the gate is APT's (Zhang et al. 2023),
+    applied without a copy of K and V per example.
     """
     prefix_key, prefix_value = prefix_key.to(call.key.dtype), prefix_value.to(call.value.dtype)
-    if can_merge(call) and merging_pays(call, prefix_key, prefix_value, gate):
+    shared = prefix_key.ndim == 3  # only then is there less to compute than by joining
+    if shared and can_merge(call) and merging_pays(call, prefix_key, prefix_value, gate):
         return merge(call, prefix_key, prefix_value, gate), None
     return _join(call, prefix_key, prefix_value, gate)
 
@@ -165,7 +166,7 @@ def _join(
     if gate is not None:
         factor = gate.to(call.key.dtype).transpose(1, 2)[:, None]  # [B|1, 1, P, 1]
         return _joined_keys(call, prefix_key * factor, prefix_value * factor)
-    return _joined_keys(call, prefix_key[None], prefix_value[None])
+    return _joined_keys(call, prefix_key, prefix_value)
 
 
 def can_merge(call: AttentionCall) -> bool:
@@ -280,9 +281,9 @@ def merge(call: AttentionCall, prefix_key: Tensor, prefix_value: Tensor, gate: T
 
 
 def _joined_keys(call: AttentionCall, prefix_key: Tensor, prefix_value: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The model's own attention over keys and values with the prefix in front; prefix_key `[B|1, G, P, Dk]`."""
+    """The model's own attention over keys and values with the prefix in front; prefix_key `[(B|1,) G, P, Dk]`."""
     call = cut_unwritten_keys(call)
-    B, P = call.key.shape[0], prefix_key.shape[2]
+    B, P = call.key.shape[0], prefix_key.shape[-2]
     key = torch.cat([prefix_key.expand(B, -1, -1, -1), call.key], dim=2)  # [B, G, P + S, Dk]
     value = torch.cat([prefix_value.expand(B, -1, -1, -1), call.value], dim=2)
     mask = prepend_prefix_mask(visible_mask(call), call, P)
@@ -306,17 +307,17 @@ def prepend_bias(call: AttentionCall, length: int) -> Tensor | None:
 
 
 def prefix_scores(call: AttentionCall, prefix_key: Tensor) -> Tensor:
-    """`scale * q . k_p`, `[B, H, T, P]`, the heads of a group sharing their key."""
+    """`scale * q . k_p`, `[B, H, T, P]`, the heads of a group sharing their key; prefix_key `[(B,) G, P, Dk]`."""
     B, H, T, D = call.query.shape
-    G, P = prefix_key.shape[0], prefix_key.shape[1]
+    G, P = prefix_key.shape[-3], prefix_key.shape[-2]
     grouped = call.query.reshape(B, G, H // G * T, D)
-    return (grouped @ prefix_key.transpose(1, 2)).view(B, H, T, P) * call.scale
+    return (grouped @ prefix_key.mT).view(B, H, T, P) * call.scale
 
 
 def mix_prefix_values(weights: Tensor, prefix_value: Tensor) -> Tensor:
-    """`sum_j weights_j v_p[j]`: weights `[B, H, T, P]`, prefix_value `[G, P, Dv]` to `[B, H, T, Dv]`."""
+    """`sum_j weights_j v_p[j]`: weights `[B, H, T, P]`, prefix_value `[(B,) G, P, Dv]` to `[B, H, T, Dv]`."""
     B, H, T, P = weights.shape
-    G = prefix_value.shape[0]
+    G = prefix_value.shape[-3]
     return (weights.reshape(B, G, H // G * T, P) @ prefix_value).view(B, H, T, -1)
 
 
@@ -325,7 +326,7 @@ def _gated_by_position(
 ) -> tuple[Tensor, Tensor | None]:
     """The formula written out, for a gate that differs from query to query (`[B, T, P]`): no key can carry it."""
     call = cut_unwritten_keys(call)
-    P = prefix_key.shape[1]
+    P = prefix_key.shape[-2]
     gate = gate[:, None]  # [B, 1, T, P]
     score_p = prefix_scores(call, prefix_key) * gate
     score_s = token_scores(call)

@@ -64,7 +64,7 @@ class Method(ABC):
     """Where the first real token stands. Default: P in a decoder-only model, 0 elsewhere."""
 
     dropout: float = 0.0
-    """Probability of dropping an element of the prefix's keys and values while training, in all rows of a batch."""
+    """Probability of dropping an element of the prefix's keys and values while training, drawn anew for each row."""
 
     window: str = "pinned"
     """In sliding-window layers: 'pinned' keeps the prefix visible to all, 'scroll' lets it leave with the window."""
@@ -235,7 +235,7 @@ class Prefix(nn.Module, ABC):
 
     def attend(self, call: AttentionCall, slot: Slot) -> tuple[Tensor, Tensor | None]:
         """The attention of one layer under this prefix: `[B, T, H, Dv]`, and weights where the model gives them."""
-        return joint_attention(call, *self.keys_values_for(slot, call.made), gate=self.gate(call, slot))
+        return joint_attention(call, *self.keys_values_for(slot, call), gate=self.gate(call, slot))
 
     @property
     def joint(self) -> bool:
@@ -254,13 +254,23 @@ class Prefix(nn.Module, ABC):
         """Keys and values that act alike in any engine's key/value cache; ConfigError when there are none such."""
         return self.keys_values(slot)
 
-    def keys_values_for(self, slot: Slot, made: KeysValues | None) -> KeysValues:
-        """Keys and values of one layer in a forward that may have `made` them ahead, under the method's dropout."""
-        key, value = self.keys_values(slot) if made is None else made
-        p = self.method.dropout
-        if not (p and self.training):  # in decoding, two calls that do nothing take their time
-            return key, value
-        return F.dropout(key, p), F.dropout(value, p)
+    @property
+    def drops(self) -> bool:
+        """Whether rows have keys and values of their own just now, under the method's dropout."""
+        return bool(self.method.dropout) and self.training
+
+    def keys_values_for(self, slot: Slot, call: AttentionCall) -> KeysValues:
+        """Keys and values of one layer for a call, whose forward may have made them ahead.
+
+        `[G, P, D]`, or `[B, G, P, D]` where a dropout gives each row its own, as the code of Prefix-Tuning's and of
+        P-Tuning v2's authors does.
+        """
+        key, value = self.keys_values(slot) if call.made is None else call.made
+        return (self._dropped(key, call), self._dropped(value, call)) if self.drops else (key, value)
+
+    def _dropped(self, x: Tensor, call: AttentionCall) -> Tensor:
+        """`[G, P, D]` as `[B, G, P, D]`, some of it zero."""
+        return F.dropout(x.expand(len(call.query), *x.shape), self.method.dropout)
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """What is trained, by what it is: keys, values, gates, mlp. A run can give each a learning rate of its own."""

@@ -94,7 +94,8 @@ class Seat:
             not torch.is_grad_enabled()
             and call.query.device.type == "cpu"  # where it was measured to pay
             and attention.can_merge(call)
-            and all(prefix.joint and scrolled(prefix, slot, forward, self.stack.site) is None for prefix, slot in taken)
+            and all(prefix.joint and not prefix.drops for prefix, _ in taken)
+            and all(scrolled(prefix, slot, forward, self.stack.site) is None for prefix, slot in taken)
             and all(self._prefix_bias(prefix, slot, call, forward) is None for prefix, slot in taken)
         )
 
@@ -106,10 +107,13 @@ class Seat:
         for group in forward.groups:
             if group.rows is not None and (found := group.at(name)) is not None:
                 prefix, slot = found
-                gate = None
+                gate, own, made = None, lean, group.made.get(name)
                 if prefix.gated or self.stack.chooser.watchers:
-                    gate = prefix.gate(self._call_of(group, prefix, slot, lean, forward), slot)
-                parts.append(Part(group.rows, *prefix.keys_values_for(slot, group.made.get(name)), gate))
+                    own = self._call_of(group, prefix, slot, lean, forward)
+                    gate = prefix.gate(own, slot)
+                elif made is not None:
+                    own = replace(lean, made=made)
+                parts.append(Part(group.rows, *prefix.keys_values_for(slot, own), gate))
         return attention.merge_mixed(call, parts)
 
     def _attend_group(

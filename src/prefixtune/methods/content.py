@@ -32,7 +32,7 @@ class ContentSoftmax(FreePrefix):
     by_content = True
 
     def attend(self, call: AttentionCall, slot: Slot) -> tuple[Tensor, Tensor | None]:
-        return separate_attention(call, *self.keys_values_for(slot, call.made))
+        return separate_attention(call, *self.keys_values_for(slot, call))
 
     def plain_keys_values(self, slot: Slot) -> KeysValues:
         raise ConfigError(

@@ -36,7 +36,7 @@ class LinearlyAttended(FreePrefix):
     by_content = True
 
     def attend(self, call: AttentionCall, slot: Slot) -> tuple[Tensor, Tensor | None]:
-        return linear_attention(call, *self.keys_values_for(slot, call.made))
+        return linear_attention(call, *self.keys_values_for(slot, call))
 
     def plain_keys_values(self, slot: Slot) -> KeysValues:
         raise ConfigError(

@@ -84,7 +84,7 @@ class SeparatePrefix(Prefix):
 
     def attend(self, call: AttentionCall, slot: Slot) -> tuple[Tensor, Tensor | None]:
         return separate_attention(
-            call, *self.keys_values_for(slot, call.made), factor=torch.tanh(self.factors[inner_name(slot)])
+            call, *self.keys_values_for(slot, call), factor=torch.tanh(self.factors[inner_name(slot)])
         )
 
     def fold(self) -> dict[str, Tensor]:

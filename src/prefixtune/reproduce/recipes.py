@@ -124,7 +124,7 @@ _NEIGHBOUR = {"cb": "near COPA's and WSC's", "multirc": "BoolQ's", "conllpp": "C
 def departures(cell: Cell) -> tuple[str, ...]:
     """Where a cell's recipe or head is not that of P-Tuning v2's authors, for the caption."""
     corpus, kind = cell.corpus, cell.base.kind
-    told = ["Prefix dropout is drawn once for a batch; the code of P-Tuning v2's authors draws it for each example."]
+    told = []
     if corpus == "conll04" and "roberta" not in kind:
         told.append("conll04: P-Tuning v2's authors train BERT with a dropout of 0.2, in the base too; here it is 0.1.")
     if corpus in _NEIGHBOUR:
