@@ -87,9 +87,3 @@ def test_the_few_shot_means_of_the_paper_stand_in_the_table_of_16_examples_alone
     assert not any(papers(grid) for grid in single), "the paper's figures by task are not known"
     assert papers(table.grids(findings("apt_few_shot", every, 32))[-1]) == []
     assert papers(table.grids(findings("apt_few_shot", every[:4], 16))[-1]) == [], "its mean is over all five"
-
-
-def test_the_few_shot_table_says_what_its_deviation_leaves_out() -> None:
-    experiment = reproduce.find("apt_few_shot")
-    assert experiment.subsets == 1
-    assert "All seeds share one draw of the examples" in experiment.notes and "--subsets N" in experiment.notes

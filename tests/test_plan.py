@@ -12,7 +12,7 @@ from test_reproduce import BASES, Fake, tiny_experiment
 
 from prefixtune import corpora, reproduce
 from prefixtune.cli.reproduce import catalogue
-from prefixtune.errors import ConfigError, DataError
+from prefixtune.errors import ConfigError, DataError, ModelError
 from prefixtune.heads import head_names
 from prefixtune.reproduce import plan, recipes, runner, search, table
 from prefixtune.reproduce.experiment import Base, Cell, Trained, Variable, stretched
@@ -126,6 +126,51 @@ def test_an_experiment_whose_data_do_not_fit_leaves_nothing_behind(
 # --- what is not as in the paper -----------------------------------------------------------------------------------
 
 UNDERSTANDING = (*recipes.SUPERGLUE, *recipes.NER, *recipes.MORE_SUPERGLUE, *recipes.MORE_NER)
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "options", "message"),
+    [
+        ("prefix_tuning", "bert", {}, "bert reads the whole text at once"),
+        ("prefix_tuning", "gpt2", {"recipe": {"schedule": "linaer"}}, "linaer"),
+        ("prefix_tuning", "gpt2", {"methods": ["LoRA 0.1 %"]}, "no row fits this base model: LoRA 0.1 %: a LoRA of a"),
+    ],
+)
+def test_what_is_refused_before_a_run_is_finished_leaves_the_folder_to_the_next_command(
+    name: str, base: str, options: dict[str, Any], message: str, place: Path, tmp_path: Path
+) -> None:
+    asked = Options(model=str(place / base), data=[str(place / "e2e")], corpora=["e2e"], quick=True, **options)
+    output = tmp_path / "out"
+    with pytest.raises((ConfigError, ModelError), match=message):
+        runner.run(name, asked, output, resume=False, command=["x"])
+    assert not list(output.iterdir())
+
+
+def test_one_draw_of_few_examples_is_told_where_it_is_one(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reproduce, "find", lambda name: tiny_experiment(sizes=(4,), seeds=2))
+    monkeypatch.setattr(runner, "fit", Fake())
+    told = {}
+    for subsets in (1, 2):
+        data = [str(place / "conll04")]
+        options = Options(model=str(place / "bert"), data=data, methods=["FT"], lr=[1e-3], subsets=subsets)
+        found = runner.run("fake", options, tmp_path / str(subsets), resume=False, command=["x"])
+        told[subsets] = any(line.startswith("All seeds share one draw") for line in table.caption(found))
+    assert told == {1: True, 2: False}
+
+
+def test_parameters_of_an_encoder_are_counted_on_its_body(place: Path, tmp_path: Path) -> None:
+    options = Options(model=str(place / "bert"), methods=["P-Tuning v2 10", "APT 10", "FT"])
+    found = runner.run("prefix_size", options, tmp_path / "out", resume=False, command=["x"])
+    stored = {row.arm.name: row.runs[0]["parameters"]["stored"] for row in found.rows}
+    layers, width, P = 2, 32, 10
+    body = tf.BertModel.from_pretrained(place / "bert")
+    assert stored == {
+        "P-Tuning v2 10": layers * 2 * P * width,
+        "APT 10": layers * (2 * P * width + width * P + 1),
+        "FT": sum(parameter.numel() for parameter in body.parameters()),
+    }
 
 
 def departures(corpus: str, kind: str) -> str:

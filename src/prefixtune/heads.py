@@ -45,6 +45,22 @@ def copy_heads(model: PreTrainedModel, names: list[str]) -> nn.ModuleDict:
     return heads.requires_grad_(True)
 
 
+def widen(head: nn.Module) -> None:
+    """Bring a head to full precision where it stands; between modules of 16 bits it takes and gives what it did."""
+    narrow = _dtype(head)
+    if narrow not in (torch.float16, torch.bfloat16):
+        return
+    head.to(torch.float32)
+
+    def take(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], Any]:
+        return tuple(_some(x, None, torch.float32) for x in args), {
+            name: _some(x, None, torch.float32) for name, x in kwargs.items()
+        }
+
+    head.register_forward_pre_hook(take, with_kwargs=True)
+    head.register_forward_hook(lambda module, args, output: output.to(narrow))
+
+
 class HeadOwner(Protocol):
     """Who knows which head each row has: a copy, or None for the model's own."""
 
@@ -78,14 +94,16 @@ class HeadSwitch:
 def _run(head: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], rows: list[int] | None) -> Tensor:
     """The head over some rows of each tensor (None: all), in the head's own precision."""
     dtype = _dtype(head)
+    given = {name: _some(value, rows, dtype) for name, value in kwargs.items()}
+    return head(*(_some(value, rows, dtype) for value in args), **given)
 
-    def given(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        some = value if rows is None else value[rows]
-        return some.to(dtype) if dtype is not None and some.is_floating_point() else some
 
-    return head(*(given(value) for value in args), **{name: given(value) for name, value in kwargs.items()})
+def _some(value: Any, rows: list[int] | None, dtype: torch.dtype | None) -> Any:
+    """Some rows of an argument of a head (None: all), a floating one in `dtype` (None: in its own)."""
+    if not isinstance(value, Tensor):
+        return value
+    some = value if rows is None else value[rows]
+    return some.to(dtype) if dtype is not None and some.is_floating_point() else some
 
 
 def _dtype(head: nn.Module) -> torch.dtype | None:

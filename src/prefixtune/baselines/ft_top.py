@@ -40,17 +40,19 @@ class TopFineTuning(Baseline):
 
 
 def _run_after(model: PreTrainedModel, paths: Sequence[str]) -> list[nn.Module]:
-    """The modules beside the list of blocks that run after its last block."""
-    parent = model.get_submodule(paths[-1].rpartition(".")[0].rpartition(".")[0])
+    """The modules that run after the last block, beside the list of blocks or further out: a norm, a pooler."""
+    parts = paths[-1].split(".")
+    around = [model.get_submodule(".".join(parts[:depth])) for depth in range(len(parts))]  # of the last block
     last = model.get_submodule(paths[-1])
+    beside = [child for module in around[:-1] for child in module.children() if all(child is not x for x in around)]
     ran: list[nn.Module] = []
     handles = [
-        module.register_forward_hook(lambda module, args, output: ran.append(module))
-        for module in (*parent.children(), last)
+        module.register_forward_hook(lambda module, args, output: ran.append(module)) for module in (*beside, last)
     ]
     try:
         run_tiny(model)
     finally:
         for handle in handles:
             handle.remove()
-    return ran[ran.index(last) + 1 :]
+    ended = max(place for place, module in enumerate(ran) if module is last)  # layers may share one block
+    return ran[ended + 1 :]

@@ -13,6 +13,16 @@ from transformers.pytorch_utils import Conv1D
 from prefixtune.errors import ConfigError
 from prefixtune.training.baseline import Budgeted, share_units
 
+_MORE_DEFAULTS = {
+    "albert": ("query", "value"),
+    "camembert": ("query", "value"),
+    "distilbert": ("q_lin", "v_lin"),
+    "modernbert": ("Wqkv",),
+    "pegasus": ("q_proj", "v_proj"),
+    "mbart": ("q_proj", "v_proj"),
+}
+"""Queries and values, as in PEFT's table, where it has no such architecture."""
+
 
 @dataclass(kw_only=True)
 class Lora(Budgeted):
@@ -39,6 +49,7 @@ class Lora(Budgeted):
         if importlib.util.find_spec("peft") is None:
             raise ConfigError("lora is PEFT's: pip install 'prefixtune[export]'")
         from peft import LoraConfig, inject_adapter_in_model
+        from peft.tuners.tuners_utils import cast_adapter_dtype
 
         found = self._modules(model)
         costs = [sum(module.weight.shape) for module in found.values()]
@@ -55,16 +66,17 @@ class Lora(Budgeted):
             fan_in_fan_out=any(isinstance(found[name], Conv1D) for name in ranks),
         )
         inject_adapter_in_model(config, model)
+        cast_adapter_dtype(model, "default")  # to float32 from 16 bits, as PEFT does where it makes the model
 
     def _modules(self, model: PreTrainedModel) -> dict[str, nn.Linear | Conv1D]:
         """The target modules by path, in the order of the model."""
         from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as DEFAULTS
 
         kind = model.config.model_type
-        endings = self.targets or DEFAULTS.get(kind)
+        endings = self.targets or DEFAULTS.get(kind) or _MORE_DEFAULTS.get(kind)
         if endings is None:
             raise ConfigError(
-                f"PEFT has no default LoRA targets for {kind!r}; name them with targets, e.g. q_proj,v_proj"
+                f"no default LoRA targets are known for {kind!r}; name them in Python: Lora(targets=['q_proj', ...])"
             )
         after_dot = tuple(f".{ending}" for ending in endings)
         found = {

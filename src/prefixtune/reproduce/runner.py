@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prefixtune import reproduce as catalogue
-from prefixtune.errors import ConfigError, DataError
+from prefixtune.errors import ConfigError, DataError, ModelError
 from prefixtune.reproduce import derive, material, search
 from prefixtune.reproduce.experiment import Arm, Cell, Counted, Ensemble, Trained, Variable
 from prefixtune.reproduce.material import Material, Place
@@ -75,7 +75,7 @@ def run(
             are there now. Development scores, by which settings were chosen, stay.
 
     Raises:
-        ConfigError, DataError, ModelError: before anything is written, each in one line.
+        ConfigError, DataError, ModelError: each in one line. Before any run is finished, `output` is left empty.
     """
     experiment = catalogue.find(name)
     if rescore and not (output / RECORD).is_file():
@@ -104,13 +104,14 @@ def run(
             results.write_json(folder / results.METRICS, found)
         try:
             rows = _rows(plan, cells, materials)
-        except DataError:
+            if rows and all(row.reason for row in rows):
+                told = "; ".join(f"{row.arm.name}: {row.reason}" for row in rows)
+                raise ConfigError(f"no row fits this base model: {told}")
+        except (ConfigError, DataError, ModelError):
             if not resume and not any(output.rglob(results.METRICS)):  # asked otherwise, it may have the folder
                 for made in output.iterdir():
                     made.unlink() if made.is_file() else shutil.rmtree(made)
             raise
-    if rows and all(row.reason for row in rows):
-        raise ConfigError("no row fits this base model: " + "; ".join(f"{row.arm.name}: {row.reason}" for row in rows))
     return Findings(plan, rows, materials, left_out, command)
 
 

@@ -203,6 +203,11 @@ def caption(found: Findings) -> list[str]:
                 else "Nothing was searched: every row has one setting."
             )
         )
+        if experiment.sizes and len(plan.draws) == 1 < len(plan.seeds):
+            lines.append(
+                "All seeds share one draw of the examples, and the deviation leaves out their choice (--subsets N "
+                "draws N times)."
+            )
         changed = {"--limit": plan.options.limit, "--dev-limit": plan.options.dev_limit, **plan.options.changes()}
         changed |= {name: getattr(plan.options, name) for name in ("lr", "lengths", "sizes")}
         changed["rows"] = plan.options.methods

@@ -34,7 +34,7 @@ def load_base(
 
     Args:
         model_id: a folder or a hub id.
-        task: which model class to load; None: the one its own configuration names.
+        task: which model class to load; None: a language model, or the bare body of a base that writes no texts.
         dtype: `auto` keeps the weights as they are stored.
         dropout: False sets every dropout rate of the base model to 0.
 
@@ -50,7 +50,7 @@ def load_base(
         config = AutoConfig.from_pretrained(model_id)
         tokenizer = AutoTokenizer.from_pretrained(model_id, **_tokenizer_options(task))
     rates = {} if dropout else _zero_dropout(config)
-    loader = (task or _default_task()).model_class(config)
+    loader = _own_class(config) if task is None else task.model_class(config)
     options = task.model_options() if task else {}
     with named_failure(model_id), quiet():
         # Of other shapes may be the head, which is new whatever head the base model came with; the rest is refused.
@@ -83,10 +83,13 @@ def window(
     return Window(positions=min(bounds, default=None), max_length=max_length, targets=targets)
 
 
-def _default_task() -> Task:
-    from prefixtune.tasks.text2text import Text2Text
+def _own_class(config: PretrainedConfig) -> Any:
+    """A language model where the base writes texts, the bare body where it only reads them."""
+    from transformers import AutoModel
 
-    return Text2Text()
+    from prefixtune.tasks.text2text import Text2Text, reads_all_at_once
+
+    return AutoModel if reads_all_at_once(config) else Text2Text().model_class(config)
 
 
 def _tokenizer_options(task: Task | None) -> dict[str, Any]:
@@ -105,7 +108,7 @@ def _refuse_holes(model: PreTrainedModel, report: dict[str, Any], model_id: str)
     """Weights that are drawn anew are expected in a new head only; elsewhere the base model would be half random."""
     from prefixtune.heads import head_names
 
-    heads = head_names(model)
+    heads = [*head_names(model), "pooler"]  # of a bare body: masked language models are saved without
     misfits = sorted(misfit for misfit in report["mismatched_keys"] if misfit[0].partition(".")[0] not in heads)
     if misfits:
         name, stored, expected = misfits[0]

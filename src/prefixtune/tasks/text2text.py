@@ -78,11 +78,8 @@ class Text2Text(Task):
 
     def model_class(self, config: PretrainedConfig) -> Any:
         from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
-        from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
-        says = config.to_dict()
-        causal = says.get("is_decoder") or says.get("causal") or config.is_encoder_decoder
-        if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not causal:
+        if reads_all_at_once(config):
             raise ModelError(
                 f"{config.model_type} reads the whole text at once, targets too, and so cannot learn to write them; "
                 "expected a decoder or an encoder-decoder, or a configuration with is_decoder=True"
@@ -284,6 +281,15 @@ def grouped(table: Table) -> dict[str, list[str]]:
     for row in table.rows:
         groups.setdefault(row["source"], []).append(row["target"])
     return groups
+
+
+def reads_all_at_once(config: PretrainedConfig) -> bool:
+    """Whether a model sees the whole text from every place, and so writes none."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
+
+    says = config.to_dict()
+    causal = says.get("is_decoder") or says.get("causal") or config.is_encoder_decoder
+    return type(config) in MODEL_FOR_MASKED_LM_MAPPING and not causal
 
 
 def one_text(value: Any, where: str) -> str:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save as tensor_bytes
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -19,7 +20,7 @@ from prefixtune.bank import BANK
 from prefixtune.checkpoint import TRAINING, write_whole
 from prefixtune.errors import ConfigError, near_miss
 from prefixtune.geometry import Geometry, Layer
-from prefixtune.heads import head_names
+from prefixtune.heads import head_names, widen
 from prefixtune.training.adaptation import Adaptation
 
 MODULE = "prefixtune_baseline"
@@ -42,10 +43,14 @@ class Baseline(Adaptation):
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def attach(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """What is trained is in full precision, as a prefix is: in 16 bits, small steps round to nothing."""
         model.requires_grad_(False)
         self.insert(model, tokenizer)
+        if any(_is_narrow(parameter) for parameter in trained(model).values()):
+            model.float()  # the base's own: all of it, since blocks of two precisions do not fit together
         for name in head_names(model, BANK):
-            model.get_submodule(name).requires_grad_(True)
+            head = model.get_submodule(name).requires_grad_(True)
+            widen(head)
         if not trained(model):
             raise ConfigError(
                 f"{self.kind()} trains a new head alone, and {type(model).__name__} has none; expected a task with a "
@@ -55,7 +60,7 @@ class Baseline(Adaptation):
 
     @abstractmethod
     def insert(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Add modules to the frozen model, or unfreeze some of its own. The head is seen to."""
+        """Add modules to the frozen model, in full precision, or unfreeze some of its own. The head is seen to."""
 
     def save(self, model: PreTrainedModel, directory: Path, metadata: Mapping[str, Any]) -> int:
         """Nothing is written: a baseline is there to be measured."""
@@ -64,6 +69,10 @@ class Baseline(Adaptation):
     def stored(self, model: PreTrainedModel) -> int:
         """How many numbers a user of this baseline would keep: those that are trained, unless it says otherwise."""
         return sum(parameter.numel() for parameter in trained(model).values())
+
+
+def _is_narrow(parameter: Tensor) -> bool:
+    return parameter.dtype in (torch.float16, torch.bfloat16)
 
 
 def trained(model: PreTrainedModel) -> dict[str, Tensor]:

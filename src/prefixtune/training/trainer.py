@@ -213,6 +213,8 @@ def _ended(state: TrainerState) -> bool:
 def build_trainer(config: RunConfig, bench: Bench, metric: str | None) -> PrefixTrainer:
     """The Trainer of a run, its training checkpoints under OUTPUT/checkpoints."""
     _check_schedule(config, metric)
+    if config.gradient_checkpointing and not bench.model.supports_gradient_checkpointing:
+        raise ConfigError(f"gradient_checkpointing: {type(bench.model).__name__} does not support it; leave it out")
     try:
         arguments = TrainingArguments(**_trainer_options(config, metric))
     except (ValueError, ImportError) as error:

@@ -30,6 +30,6 @@ EXPERIMENT = Experiment(
     recipe=recipes.understanding,
     departures=recipes.departures,
     figures=papers.APT,
-    notes="The paper chooses batches among 8, 16 and 32; here they are P-Tuning v2's. LoRA (of APT's size, rate 1e-3) "
-    "and the linear probe (rate 1e-2) are not in the paper. " + recipes.AS_LARGE,
+    notes="The paper chooses batches among 8, 16 and 32 and does not say which; the recipe's are P-Tuning v2's. LoRA "
+    "(of APT's size) and the linear probe are not in the paper. " + recipes.AS_LARGE,
 )

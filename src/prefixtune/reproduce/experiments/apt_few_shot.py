@@ -28,6 +28,5 @@ EXPERIMENT = Experiment(
     sizes=(16, 32),
     dev_share=1.0,
     figures=papers.APT_FEW_SHOT,
-    notes="The paper's steps are not given; here 200. All seeds share one draw of the examples, and the deviation "
-    "leaves out their choice (--subsets N draws N times); whether the paper's 5 seeds drew anew is not known.",
+    notes="The paper does not give its steps, nor say whether its 5 seeds drew the examples anew.",
 )

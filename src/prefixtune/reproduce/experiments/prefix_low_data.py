@@ -32,6 +32,6 @@ EXPERIMENT = Experiment(
     seeds=2,
     sizes=(50, 100, 200, 500),
     subsets=5,
-    notes="The paper stops fine-tuning on 50 and 100 examples after 100 steps; here it has the prefix's 200, and "
-    "development data choose the step.",
+    notes="The paper stops fine-tuning on 50 and 100 examples after 100 steps, half of the prefix's; here it has as "
+    "many as the prefix, and development data choose among them.",
 )
