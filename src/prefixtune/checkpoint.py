@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -191,6 +192,7 @@ def load(
             bank.remove(chosen)
             raise
         bank.metadata[chosen] = header.get("metadata", {})
+        _name_classes(model, bank, chosen)
         prefix.requires_grad_(trainable)
         bank.heads_of(chosen).requires_grad_(trainable)
         replace_save_pretrained(model)
@@ -217,10 +219,14 @@ def method_from(header: Mapping[str, Any]) -> Method:
     try:
         return methods.find(header["method"])(**header["options"])
     except (TypeError, ConfigError) as error:
-        raise CheckpointError(
-            f"the saved method {header['method']!r} cannot be made here: {error}; it was written by prefixtune "
-            f"{header.get('prefixtune_version', 'unknown')}, this is {prefixtune.__version__}"
-        ) from error
+        name, wrote = header["method"], header.get("prefixtune_version", "unknown")
+        remedy = f"it was written by prefixtune {wrote}, this is {prefixtune.__version__}"
+        if wrote == prefixtune.__version__ and name not in methods.names():
+            remedy = (
+                "if it is one of your own, import its file before loading, or put it into prefixtune/methods, where "
+                "the command line finds it, too"
+            )
+        raise CheckpointError(f"the saved method {name!r} cannot be made here: {error}; {remedy}") from error
 
 
 def _check_base(header: Mapping[str, Any], ours: Identity, where: object) -> None:
@@ -278,6 +284,29 @@ def _load_heads(heads: nn.ModuleDict, tensors: Mapping[str, Tensor], where: obje
                 "the class and num_labels that the prefix was trained with"
             )
     heads.load_state_dict(saved)
+
+
+def _name_classes(model: PreTrainedModel, bank: Bank, name: str) -> None:
+    """Let the model call its classes as the prefix's head was trained to, until detach.
+
+    A pipeline reads them from the configuration, where the base has its own order, or none. One line tells of another.
+    """
+    task = bank.metadata[name].get("task")
+    labels = task.get("labels") if isinstance(task, dict) else None
+    config: Any = model.config
+    if not bank.heads_of(name) or not isinstance(labels, list) or len(labels) != config.num_labels:
+        return
+    before, names = config.id2label, dict(enumerate(labels))
+    if before == names:
+        return
+    if set(before.values()) != {f"LABEL_{index}" for index in names}:
+        warnings.warn(
+            f"the classes are called as {name!r} was trained, {labels}; they were called {list(before.values())}",
+            stacklevel=3,
+        )
+    for key, value in (("id2label", names), ("label2id", {label: index for index, label in names.items()})):
+        bank.undo.append(partial(setattr, config, key, getattr(config, key)))
+        setattr(config, key, value)
 
 
 def trainable_state(model: PreTrainedModel) -> dict[str, Tensor]:

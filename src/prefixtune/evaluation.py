@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import prefixtune as pt
 from prefixtune import tasks
-from prefixtune.errors import CheckpointError, ConfigError, DataError
+from prefixtune.errors import CheckpointError, ConfigError, DataError, ModelError
 from prefixtune.tasks import Decoding, Table, Task, Window
 from prefixtune.tasks.decoding import by_room, generate_batch, reserve, seeded
-from prefixtune.tasks.loading import load_base, window
+from prefixtune.tasks.loading import load_base, tokenizer_digest, window
 from prefixtune.tasks.task import at_least_one, batches_by_length, check_types, tell_of_cuts
 from prefixtune.tasks.text2text import Text2Text
 
@@ -68,12 +68,21 @@ def load(model_id: str | None, directories: Mapping[str, str], *, dtype: str = "
     if len(heads) > 1:
         told = ", ".join(f"{name}: {task.kind}" for name, task in kinds.items() if task is not None)
         raise ConfigError(f"prefixes of different tasks need different model heads ({told}); load them one at a time")
+    given = model_id
     if model_id is None:
         if not configs:
             raise ConfigError("no model given; name one with --model")
         model_id = next(iter(configs.values()))["base_model"]["name"]
     first = next((task for task in kinds.values() if task is not None), None)
-    model, tokenizer = load_base(model_id, first, dtype=_trained_dtype(metadata) if dtype == "auto" else dtype)
+    try:
+        model, tokenizer = load_base(model_id, first, dtype=_trained_dtype(metadata) if dtype == "auto" else dtype)
+    except ModelError as error:
+        if given is not None:
+            raise
+        prefix = next(iter(folders.values()))
+        raise ModelError(f"{error} (the base that {prefix} names; --model names another folder of it)") from error
+    for name, folder in folders.items():
+        _check_tokenizer(tokenizer, metadata[name], folder, model_id)
     torch.nn.Module.to(model, _device())
     for name, folder in folders.items():
         pt.load(model, folder, name=name)
@@ -101,6 +110,17 @@ def _stored_task(metadata: Mapping[str, Any], folder: Path) -> Task | None:
             f"{folder}: its header holds a task or a decoding that this prefixtune ({pt.__version__}) does not know "
             f"({error}); restore the header, or use the prefixtune that wrote it"
         ) from error
+
+
+def _check_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, metadata: Mapping[str, Any], folder: Path, model_id: str
+) -> None:
+    """Raise CheckpointError where the same text gets other tokens than in training; older prefixes do not say."""
+    if metadata.get("tokenizer") not in (None, tokenizer_digest(tokenizer)):
+        raise CheckpointError(
+            f"{folder} was trained with another tokenizer: {model_id}'s gives a text other tokens; put back the "
+            "tokenizer's files that it was trained with, or name a folder that has them with --model"
+        )
 
 
 def _trained_dtype(metadata: Mapping[str, Mapping[str, Any]]) -> str:

@@ -70,9 +70,9 @@ def evaluate(
 
     Args:
         prefix: Folder (or hub id) of the prefix.
-        data: File or hub data set with the columns of the prefix's task.
+        data: File or hub data set with the columns of the prefix's task, or CORPUS=FOLDER, as reproduce reads it.
         model: The base model; default: the one the prefix names.
-        split: Split of a hub data set.
+        split: Split of a hub data set; of a corpus train, dev or a test.
         subset: Configuration of a hub data set.
         columns: Renames of columns, as in source=mr,target=ref; default: as in training.
         data_format: Format of the file when its extension does not say.
@@ -82,8 +82,10 @@ def evaluate(
         predictions: JSONL file to write the model's answers to, one a row (text to text: one a source).
         report: HTML file to write: the scores, gates where there are any, curves, samples and configuration.
     """
-    from prefixtune import evaluation, tasks
+    from prefixtune import evaluation
     from prefixtune.checkpoint import local_folder
+    from prefixtune.cli.data import check_columns
+    from prefixtune.cli.data import read as read_data
     from prefixtune.probe.report import Scored, of_run, read_record
     from prefixtune.training import curves, results
 
@@ -93,10 +95,11 @@ def evaluate(
         curves.check_library()
         read_record(local_folder(prefix))  # a broken one shows before the work
     renames = column_names(columns)
-    table = tasks.read(data, split=split, subset=subset, form=data_format, columns=renames)
+    table = read_data(data, split=split, subset=subset, form=data_format, columns=renames)
     loaded = evaluation.load(model, {"default": prefix}, dtype=dtype)
     if renames is None:
         table = evaluation.trained_columns(loaded.metadata["default"], table)
+    check_columns(table, data, loaded)
     how = evaluation.trained_decoding(loaded.metadata["default"], **(decoding or DecodingOptions()).overrides())
     scores, answers = evaluation.evaluate(loaded, "default", table, batch_size=batch_size, decoding=how)
     print(json.dumps(scores, indent=2))

@@ -21,21 +21,23 @@ def probe(
 
     Args:
         prefix: Folder (or hub id) of a prefix trained with --method adaptive.
-        data: File or hub data set with the columns of the prefix's task.
+        data: File or hub data set with the columns of the prefix's task, or CORPUS=FOLDER, as reproduce reads it.
         output: Folder to write: report.html, gates.png, layers.csv, positions.csv, gates.json, lengths.json.
         model: The base model; default: the one the prefix names.
         by: Keep apart: label (tagging: the entity type of each word) or example.
         limit: Read only the first rows of the data.
         budget: Positions of the variable prefix, as a multiple of those the prefix has in all layers together.
-        split: Split of a hub data set.
+        split: Split of a hub data set; of a corpus train, dev or a test.
         subset: Configuration of a hub data set.
         columns: Renames of columns, as in source=mr,target=ref; default: as in training.
         data_format: Format of the file when its extension does not say.
         batch_size: Examples a batch.
         dtype: Type of the base model's weights: auto (as in training), float32, bfloat16, float16.
     """
-    from prefixtune import evaluation, tasks
+    from prefixtune import evaluation
     from prefixtune.checkpoint import local_folder
+    from prefixtune.cli.data import check_columns
+    from prefixtune.cli.data import read as read_data
     from prefixtune.probe import lengths
     from prefixtune.probe import run as probing
 
@@ -43,11 +45,12 @@ def probe(
     lengths.check_ratio(budget)
     folder = local_folder(prefix)
     renames = column_names(columns)
-    table = tasks.read(data, split=split, subset=subset, form=data_format, columns=renames)
+    table = read_data(data, split=split, subset=subset, form=data_format, columns=renames)
     table = probing.first_rows(table, limit)
     loaded = evaluation.load(model, {"default": prefix}, dtype=dtype)
     if renames is None:
         table = evaluation.trained_columns(loaded.metadata["default"], table)
+    check_columns(table, data, loaded)
     base = model or loaded.model.config._name_or_path
     facts = {"prefix": prefix, "model": base, "data": data, "by": by, "limit": limit, "budget": budget}
     found = probing.probe(

@@ -7,7 +7,7 @@ import math
 import re
 import warnings
 from bisect import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -95,7 +95,7 @@ def _bars(axes: Any, panel: Panel, edges: tuple[float, float]) -> None:
 def groups_png(panels: Sequence[Panel], mean: Sequence[Sequence[float]], title: str) -> bytes:
     """How far each group's gates lie from the `mean` of all, small multiples on one scale of colours."""
     offsets = [_minus(panel.gates, mean) for panel in panels]
-    most = max(abs(value) for rows in offsets for row in rows for value in row if not math.isnan(value)) or 1.0
+    most = max(_largest(offsets), _NOISE * _largest([mean]), 1e-12)
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = blank(_SMALL * max(columns, 2) + 1.0, rows * _height(len(panels[0].layers)) + 0.5)
@@ -116,6 +116,14 @@ def groups_png(panels: Sequence[Panel], mean: Sequence[Sequence[float]], title: 
     bar.outline.set_visible(False)
     _head(figure, title)
     return png(figure)
+
+
+_NOISE = 1e-3
+"""Differences below this share of the largest gate stay pale: rounding would else be a picture in full colours."""
+
+
+def _largest(grids: Iterable[Sequence[Sequence[float]]]) -> float:
+    return max((abs(value) for rows in grids for row in rows for value in row if not math.isnan(value)), default=0.0)
 
 
 @contextmanager

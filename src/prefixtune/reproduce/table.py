@@ -221,6 +221,11 @@ def caption(found: Findings) -> list[str]:
                 f"{', '.join(held)}: scored on the development set, as the papers do, since the test labels are "
                 "hidden; but a tenth of the training data, held out, chose, where the papers let the same set choose."
             )
+        if "conll2003" in found.materials and _is_corrected(found.materials["conll2003"]):
+            lines.append(
+                "conll2003: the files of CoNLL++, whose test tags are corrected; the papers' figures are of the "
+                "original tags."
+            )
         scored = {name for row in found.rows for name in metrics_of(found, row.cell)}
         every = dict.fromkeys(name for one in found.materials.values() for name in one.metrics)
         absent = {name: metrics.missing(name) for name in every if name not in scored}
@@ -235,6 +240,10 @@ def caption(found: Findings) -> list[str]:
     if any(figure.unverified for figure in experiment.figures):
         lines.append("unverified: the figure could not be checked against the paper's own text.")
     return lines + [f"Left out: {corpus}: {reason}" for corpus, reason in found.left_out.items()]
+
+
+def _is_corrected(data: Material) -> bool:
+    return any(Path(table.name).name.startswith("conllpp") for table in data.tests.values())
 
 
 def _rows_of(found: Findings, corpus: str) -> str:

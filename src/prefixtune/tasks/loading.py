@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import logging
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -81,6 +83,19 @@ def window(
     if max_length is not None and max_length <= specials:
         raise ConfigError(f"max_length is {max_length}; expected more than the {specials} special tokens of each input")
     return Window(positions=min(bounds, default=None), max_length=max_length, targets=targets)
+
+
+_PROBE = "In 2021, Anna's 3 cats (naïve & quick) didn't run.\nÜbrigens: a_b, x-1 <tag>!"
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What tells two tokenizers apart that give one text other tokens: a digest of those of a fixed text and a pair.
+
+    It does not change with tokens that were added and are not in it, nor with the format of a tokenizer's files.
+    """
+    texts = (_PROBE,), tuple(_PROBE.split()[:2])
+    found = [tokenizer(*given, verbose=False)["input_ids"] for given in texts]  # of models with room for fewer, too
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
 
 
 def _own_class(config: PretrainedConfig) -> Any:

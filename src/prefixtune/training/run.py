@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefixtune import corpora
 from prefixtune.checkpoint import write_whole
 from prefixtune.errors import ConfigError, near_miss
 from prefixtune.tasks import Task
-from prefixtune.tasks.loading import check_tokens
+from prefixtune.tasks.loading import check_tokens, tokenizer_digest
 from prefixtune.training import curves, results
 from prefixtune.training.adaptation import Adaptation, Prefixed
 from prefixtune.training.bench import Bench, Data, read_data, set_up
@@ -159,8 +160,11 @@ def _finish(
         "dtype": config.dtype,
         "max_length": config.max_length,
         "columns": config.columns or {},
+        "tokenizer": tokenizer_digest(bench.tokenizer),
         "metrics": found,
     }
+    if corpora.is_part(config.train):
+        metadata["corpus"] = config.train.partition(":")[0]
     stored = adaptation.save(bench.model, output, metadata)
     parameters = {**_parameters(bench), "stored": stored}
     found["parameters"] = {**parameters, "stored_percent": 100 * stored / parameters["base"]}
