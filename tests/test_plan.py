@@ -136,7 +136,7 @@ UNDERSTANDING = (*recipes.SUPERGLUE, *recipes.NER, *recipes.MORE_SUPERGLUE, *rec
         ("prefix_tuning", "gpt2", {"methods": ["LoRA 0.1 %"]}, "no row fits this base model: LoRA 0.1 %: a LoRA of a"),
     ],
 )
-def test_what_is_refused_before_a_run_is_finished_leaves_the_folder_to_the_next_command(
+def test_what_is_refused_before_a_run_is_begun_leaves_the_folder_to_the_next_command(
     name: str, base: str, options: dict[str, Any], message: str, place: Path, tmp_path: Path
 ) -> None:
     asked = Options(model=str(place / base), data=[str(place / "e2e")], corpora=["e2e"], quick=True, **options)

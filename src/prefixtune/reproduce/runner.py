@@ -75,7 +75,7 @@ def run(
             are there now. Development scores, by which settings were chosen, stay.
 
     Raises:
-        ConfigError, DataError, ModelError: each in one line. Before any run is finished, `output` is left empty.
+        ConfigError, DataError, ModelError: each in one line. Before any run is begun, `output` is left empty.
     """
     experiment = catalogue.find(name)
     if rescore and not (output / RECORD).is_file():
@@ -108,7 +108,8 @@ def run(
                 told = "; ".join(f"{row.arm.name}: {row.reason}" for row in rows)
                 raise ConfigError(f"no row fits this base model: {told}")
         except (ConfigError, DataError, ModelError):
-            if not resume and not any(output.rglob(results.METRICS)):  # asked otherwise, it may have the folder
+            begun = [path for name in (results.RUN, results.METRICS) for path in output.rglob(name)]
+            if not resume and not begun:  # asked otherwise, it may have the folder
                 for made in output.iterdir():
                     made.unlink() if made.is_file() else shutil.rmtree(made)
             raise
