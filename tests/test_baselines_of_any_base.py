@@ -138,6 +138,17 @@ def test_lora_is_on_queries_and_values_where_peft_names_no_targets(kind: str) ->
     assert places in ({"query", "value"}, {"q_lin", "v_lin"}, {"Wqkv"})
 
 
+@pytest.mark.parametrize("config", [tf.MBartConfig, tf.PegasusConfig], ids=lambda config: config.__name__)
+def test_lora_has_targets_in_both_stacks_of_an_encoder_decoder_that_peft_does_not_name(config: Any) -> None:
+    shape = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 20, "max_position_embeddings": 16}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    model = tf.AutoModelForSeq2SeqLM.from_config(config(**shape, **heads))
+    baselines.find("lora")(rank=2).attach(model, tokenizer=None)  # type: ignore[arg-type]
+    places = {name.partition(".lora_")[0] for name in trained(model)}
+    attentions = ("encoder.layers.0.self_attn", "decoder.layers.0.self_attn", "decoder.layers.0.encoder_attn")
+    assert places == {f"model.{where}.{kind}" for where in attentions for kind in ("q_proj", "v_proj")}
+
+
 def test_lora_says_where_targets_are_named() -> None:
     model = tf.AutoModel.from_config(tf.FNetConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1))
     with pytest.raises(ConfigError, match=r"no default LoRA targets are known for 'fnet'; name them in Python: Lora\("):

@@ -107,11 +107,11 @@ def test_another_tokenizer_beside_the_same_weights_is_refused(trained: Path, tmp
 
 def test_a_token_that_was_added_since_is_no_other_tokenizer(trained: Path, tmp_path: Path) -> None:
     def grown(tokenizer: Any) -> Any:
-        tokenizer.model_max_length = 32
+        tokenizer.add_special_tokens({"mask_token": "[MASK]"})
         return tokenizer
 
     base = moved(trained, tmp_path / "grown", grown)
-    assert evaluation.load(base, {"default": str(trained / "prefix")}).tokenizer.model_max_length == 32
+    assert evaluation.load(base, {"default": str(trained / "prefix")}).tokenizer.mask_token == "[MASK]"
 
 
 def test_a_prefix_that_does_not_say_its_tokenizer_is_loaded(trained: Path, tmp_path: Path) -> None:
