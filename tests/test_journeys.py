@@ -162,7 +162,7 @@ def test_evaluate_and_probe_read_a_corpus_as_reproduce_does(
         (["--data", "conll04=conll04", "--split", "tset"], "--split: conll04 has no part 'tset'; did you mean 'test'"),
         (["--data", "conll04=conll04", "--columns", "tokens=x"], "--columns: the corpus conll04 makes its rows itself"),
         (["--data", "conll04=nowhere"], "'nowhere' is no folder here"),
-        (["--data", "conl04=conll04"], "there is no file 'conl04=conll04'"),
+        (["--data", "conl04=conll04"], "unknown data set 'conl04'; did you mean 'conll04'"),
     ],
 )
 def test_data_that_are_not_as_in_training_are_one_line(

@@ -21,12 +21,14 @@ def read(
     from prefixtune import corpora, tasks
 
     name, _, folder = data.partition("=")
-    if name not in corpora.names() or not folder or Path(data).exists():
+    meant = folder and (name in corpora.names() or Path(folder).is_dir())
+    if not meant or Path(data).exists():
         return tasks.read(data, split=split, subset=subset, form=form, columns=columns)
+    corpus = corpora.find(name)
     for option, given in (("--subset", subset), ("--data-format", form), ("--columns", columns)):
         if given is not None:
             raise DataError(f"{option}: the corpus {name} makes its rows itself; leave it out, or give a file")
-    return _part(corpora.find(name), folder, split)
+    return _part(corpus, folder, split)
 
 
 def _part(corpus: Corpus, folder: str, split: str) -> Table:
