@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
 
 from prefixtune import metrics, reproduce
 from prefixtune.cli import main
@@ -203,3 +204,17 @@ def test_what_reaches_scores_alone_may_differ(
     assert main([*argv, "--rescore"]) == 0
     assert "bertscore" not in json.loads(asked.read_text())["asked"]
     assert main([*argv, "--rescore", "--limit", "3"]) == 2
+
+
+def test_a_page_over_runs_of_other_code_says_so(argv: list[str], tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    page = output / table.MARKDOWN
+    assert "other versions" not in page.read_text()
+    first, *others = sorted(output.rglob("run.json"))
+    record = json.loads(first.read_text())
+    here = record["versions"].pop("prefixtune source")
+    first.write_text(json.dumps({**record, "versions": {**record["versions"], "torch": "1.0"}}))
+    assert main([*argv, "--resume"]) == 0
+    told = f"prefixtune source untold (here {here}); torch 1.0 (here {torch.__version__})"
+    assert f"1 of {1 + len(others)} runs, trials counted, were begun with other versions" in page.read_text()
+    assert told in page.read_text()

@@ -239,7 +239,23 @@ def caption(found: Findings) -> list[str]:
     lines += dict.fromkeys(told for row in found.rows for told in experiment.departures(row.cell))
     if any(figure.unverified for figure in experiment.figures):
         lines.append("unverified: the figure could not be checked against the paper's own text.")
+    lines += _other_versions(found)
     return lines + [f"Left out: {corpus}: {reason}" for corpus, reason in found.left_out.items()]
+
+
+def _other_versions(found: Findings) -> list[str]:
+    """What a resumed experiment mixes: a run that is finished is not made again by newer code."""
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in found.plan.output.rglob(results.RECORD)]
+    now = {name: version for name, version in results.versions().items() if name != "platform"}
+    differing = [
+        {name: told for name, here in now.items() if (told := one["versions"].get(name, "untold")) != here}
+        for one in records
+    ]
+    others = {name: sorted({one[name] for one in differing if name in one}) for name in now}
+    told = [f"{name} {', '.join(before)} (here {now[name]})" for name, before in others.items() if before]
+    count = sum(map(bool, differing))
+    which = f"{count} of {len(records)} runs, trials counted,"
+    return [f"{which} were begun with other versions than wrote this page: {'; '.join(told)}."] if told else []
 
 
 def _is_corrected(data: Material) -> bool:

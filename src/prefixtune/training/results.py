@@ -249,14 +249,23 @@ def record_run(
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of every library that reaches a number."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    """Versions of Python and of every library that reaches a number, and a digest of this package's own files, which
+    change in a checkout without a new version."""
+    found = {"python": platform.python_version(), "platform": platform.platform(), "prefixtune source": _source()}
     for name in _LIBRARIES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _source() -> str:
+    package = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def read_metrics(output: Path) -> dict[str, Any]:
