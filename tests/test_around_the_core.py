@@ -96,6 +96,11 @@ class HalvedPrefix(FreePrefix):
         return (out + call.run_base()[0]) / 2, weights
 """
 
+GATED = OWN.replace("attend(self, call, slot)", "gate(self, call, slot)").replace(
+    "out, weights = super().attend(call, slot)", "wide = 2.0 ** call.query.new_tensor(range(slot.length)) - 1"
+).replace("return (out + call.run_base()[0]) / 2, weights", "return wide.expand(1, 1, -1)")
+"""A gate alone, by which both ways of a mixed batch have to go."""
+
 
 def own_method(folder: Path, file: str, text: str = OWN) -> Any:
     """A researcher's own file."""
@@ -108,15 +113,18 @@ def own_method(folder: Path, file: str, text: str = OWN) -> Any:
     return module.Halved
 
 
-def test_an_own_method_in_an_own_file_is_saved_loaded_and_mixed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["attend", "gate"])
+def test_an_own_method_in_an_own_file_is_saved_loaded_and_mixed(kind: str, tmp_path: Path) -> None:
     model, other = llama(), llama()
-    pt.attach(model, own_method(tmp_path, "halved_once")(length=P), name="own")
+    method = own_method(tmp_path, f"halved_by_{kind}", OWN if kind == "attend" else GATED)(length=P)
+    pt.attach(model, method, name="own")
+    pt.attach(model, pt.PTuningV2(length=P), name="free")
     leave_start(model.prefixtune.get("own"))
-    with torch.no_grad():
+    with torch.no_grad(), pt.using(model, "own"):
         expected = model(input_ids=IDS).logits
-        with pt.using(model, ["own", None]):
-            mixed = model(input_ids=IDS).logits
-    close(mixed[0], expected[0], 1e-5)
+    for second in (None, "free"):
+        with torch.no_grad(), pt.using(model, ["own", second]):
+            close(model(input_ids=IDS).logits[0], expected[0], 1e-5)
     pt.save(model, tmp_path / "saved", "own")
     pt.load(other, tmp_path / "saved")
     close(other(input_ids=IDS).logits, expected, 0)

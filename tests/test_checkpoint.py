@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 import transformers as tf
 import zoo
 from safetensors.torch import load_file
+from safetensors.torch import save as save_tensors
 from test_contract import P, attached, close, leave_start, logits, make_method, tokenizer, trainable
 from torch import Tensor
 
@@ -396,3 +399,36 @@ def test_an_unmodified_trainer_keeps_the_best_checkpoint(tmp_path: Path) -> None
     assert run.evaluate()["eval_loss"] == pytest.approx(losses[best], rel=1e-6)
     loaded = pt.load(GPT2.make(), tmp_path / f"checkpoint-{best}")
     close(logits(model.eval(), zoo.inputs_for(GPT2)), logits(loaded, zoo.inputs_for(GPT2)))
+
+
+# What a tool that rewrites both files may leave
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda saved: saved.pop("encoder.0.layer_gate"), "lacks tensors .*encoder.0.layer_gate"),
+        (
+            lambda saved: saved.update({"encoder.1.token_gate.weight": torch.tensor(2.0)}),
+            r"encoder.1.token_gate.weight should be \(32, 4\), got \(\)",
+        ),
+        (lambda saved: saved.update({"encoder.0.more": torch.ones(2)}), r"0.more should be nothing, got \(2,\)"),
+        (lambda saved: [saved.pop(key) for key in list(saved) if "head." in key], "the task head .* is nothing in"),
+    ],
+)
+def test_a_file_that_lacks_or_adds_a_tensor_is_refused_and_the_model_left_bare(
+    change: Callable[[dict[str, Tensor]], Any], words: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    base = tf.BertForTokenClassification(BERT.make().config)
+    pt.save(pt.attach(base, pt.AdaptivePrefix(length=P)), tmp_path)
+    pt.detach(base)
+    tensors = load_file(tmp_path / "prefix.safetensors")
+    change(tensors)
+    data = save_tensors(tensors)
+    (tmp_path / "prefix.safetensors").write_bytes(data)
+    header = json.loads((tmp_path / "prefix_config.json").read_text())
+    (tmp_path / "prefix_config.json").write_text(json.dumps({**header, "sha256": hashlib.sha256(data).hexdigest()}))
+    with pytest.raises(pt.CheckpointError, match=words):
+        pt.load(base, tmp_path)
+    assert "prefixtune" not in dict(base.named_children())

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
+import cyclopts
 import pytest
 import tiny
 import yaml
 
 from prefixtune import cli, methods
 from prefixtune.cli import main, train
-from prefixtune.cli.options import column_names, parse_structured
+from prefixtune.cli.options import column_names, parameters_of, parse_structured, with_parameters
 
 
 @pytest.fixture(scope="module")
@@ -518,6 +523,48 @@ def test_export_makes_a_checkpoint_that_peft_answers_alike_with(trained: Path, t
     with torch.no_grad():
         expected = theirs(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
         assert torch.allclose(ours(ids).logits, expected, atol=1e-5)
+
+
+def test_a_disk_that_is_full_is_one_line(
+    place: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/x.json")
+
+    monkeypatch.setitem(cli._COMMANDS, "demo", full)
+    assert refused(["demo"], capsys).startswith("prefixtune: runs/x.json: No space left on device; make room, or")
+
+
+@pytest.mark.parametrize("value", ["- item", "->", "-x", "--"])
+def test_a_value_that_begins_with_a_dash_is_told_how_to_give(
+    value: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(["generate", "--prefix", "p", "--prompt", value], capsys)
+    assert line.endswith("A value that begins with a dash is given as " + shlex.quote(f"--prompt={value}"))
+    assert "begins with a dash" not in refused(["generate", "--prompt", "--model", "m"], capsys)
+
+
+def test_a_methods_option_may_be_a_choice_or_a_row_of_words(capsys: pytest.CaptureFixture[str]) -> None:
+    @dataclass(kw_only=True)
+    class Own:
+        kind: Literal["soft", "hard"] = "soft"
+        """How."""
+        other: Literal["soft", "hard"] | None = None
+        """Or not."""
+        tags: tuple[str, ...] = ()
+        """Which."""
+
+    found: list[dict[str, Any]] = []
+
+    def run(**options: Any) -> None:
+        found.append(options)
+
+    app = cyclopts.App()
+    app.default(with_parameters(run, parameters_of(Own, cyclopts.Group("own"))))
+    app(["--kind", "hard", "--other", "soft", "--tags", "x,2"], exit_on_error=False, result_action="return_value")
+    assert found == [{"kind": "hard", "other": "soft", "tags": ["x", "2"]}]
+    with pytest.raises(cyclopts.CycloptsError, match="(?s)Choose from.*hard"):
+        app(["--kind", "hrad"], exit_on_error=False, print_error=False, result_action="return_value")
 
 
 def test_an_interrupted_command_says_so_and_exits_130(

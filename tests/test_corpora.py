@@ -267,11 +267,15 @@ def test_fewglues_wsc_which_trains_on_one_label_is_dealt_out_anew(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, row = SUPERGLUE["wsc"]
-    for split, labels in (("train", [True] * 3), ("dev32", [True, False, False]), ("val", [True])):
-        jsonl(tmp_path / folder / f"{split}.jsonl", *({**row, "label": label} for label in labels))
+    labels = {"train": [True] * 5, "dev32": [True, False, False, False], "val": [True]}
+    texts = iter("a b c d e a b f g v".split())  # the second part has twins of two of the first
+    for split, values in labels.items():
+        given = [{**row, "label": label, "text": f"{row['text']} {next(texts)}"} for label in values]
+        jsonl(tmp_path / folder / f"{split}.jsonl", *given)
     found = corpora.find("wsc").read(str(tmp_path))
-    assert [row["label"] for row in found.train.rows] == ["true", "true", "false"]
-    assert [row["label"] for row in found.dev.rows] == ["true", "true", "false"]
+    dealt = [[row["label"] for row in table.rows] for table in (found.train, found.dev)]
+    assert sorted(sorted(half) for half in dealt) == [["false"] * 2 + ["true"] * 3, ["false", "true", "true", "true"]]
+    assert {row["text"] for row in found.train.rows}.isdisjoint(row["text"] for row in found.dev.rows)
     assert "dealt out anew" in caplog.text
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import ClassLabel, Dataset, Features, Sequence, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Sequence, Value, load_from_disk
 
 from prefixtune import corpora
 from prefixtune.corpora.superglue import SuperGlue
 from prefixtune.errors import DataError
+from prefixtune.tasks import read
 
 TEXT, NUMBER = Value("string"), Value("int32")
 TRUTH = ClassLabel(names=["False", "True"])
@@ -232,3 +233,23 @@ def test_files_that_are_partly_superglues_are_still_named_with_what_is_missing(t
     (tmp_path / "train.jsonl").write_text('{"question": "q", "passage": "p", "label": true}\n')
     with pytest.raises(DataError, match="there is no file .*val.jsonl"):
         corpora.find("boolq").read(str(tmp_path))
+
+
+def test_what_a_map_left_beside_a_saved_data_set_is_no_part_of_it(tmp_path: Path) -> None:
+    rows, features, expected = CASES["boolq"]
+    table = Dataset.from_list(rows, features=features)
+    DatasetDict({"train": table, "validation": table}).save_to_disk(str(tmp_path))
+    load_from_disk(str(tmp_path)).map(lambda row: {"question": row["question"].upper()})
+    assert list((tmp_path / "train").glob("cache-*.arrow"))  # which the datasets library would read as rows
+    found = corpora.find("boolq").read(str(tmp_path))
+    assert found.train.rows == found.dev.rows == expected
+    with pytest.raises(DataError, match="Unknown split 'test'. Should be one of"):
+        read(str(tmp_path), split="test")
+
+
+def test_other_files_beside_the_splits_of_a_hub_set_saved_as_jsonl_are_not_read(tmp_path: Path) -> None:
+    rows, features, expected = CASES["boolq"]
+    for name in ("train", "validation", "test", "train_small", "dev"):
+        Dataset.from_list(rows, features=features).to_json(str(tmp_path / f"{name}.jsonl"))
+    found = corpora.find("boolq").read(str(tmp_path))
+    assert len(found.train) == len(found.dev) == len(expected)

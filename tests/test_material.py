@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import tiny
+from test_corpora import SUPERGLUE
 from test_reproduce import tiny_experiment
 
 from prefixtune.errors import ConfigError, DataError, PrefixtuneError
@@ -133,6 +134,29 @@ def test_where_the_development_set_is_the_test_held_out_training_data_choose(tmp
     assert all(text.startswith("train") for text in train | dev) and not train & dev
     few = found.data(tested=True, size=8, draw=0, dev_share=0.5)
     assert few.eval is not None and {row["text"] for row in few.eval.rows} == dev
+
+
+@pytest.mark.parametrize("corpus", ["boolq", "cb", "multirc", "rte", "wsc"])
+def test_what_is_held_out_shares_no_passage_with_training(corpus: str, tmp_path: Path) -> None:
+    """A row's twins over the same text tell its answer: of WSC, at most one noun of several is the right one."""
+    folder, row = SUPERGLUE[corpus]
+    column = {"boolq": "passage", "cb": "premise", "rte": "premise"}.get(corpus, "text")
+    labels = {"cb": ["entailment", "neutral"], "rte": ["entailment", "not_entailment"]}.get(corpus, [True, False])
+    (tmp_path / folder).mkdir()
+    for split in ("train", "val"):
+        rows = []
+        for number in range(60):
+            text = f"The cat sat ; it slept. {split} {number // 3}"
+            passage = {"passage": {**row["passage"], "text": text}} if corpus == "multirc" else {column: text}
+            label = {} if corpus == "multirc" else {"label": labels[number % 2]}
+            rows.append({**row, **passage, **label, "idx": number})
+        tiny.jsonl(tmp_path / folder / f"{split}.jsonl", rows)
+    found = material.read(corpus, material.Place(str(tmp_path), own=True), None)
+    name = "text_pair" if corpus == "boolq" else "text"
+    train, dev = ([row[name] for row in table.rows] for table in (found.train, found.dev))
+    answers = 2 if corpus == "multirc" else 1
+    assert (len(train), len(dev)) == (54 * answers, 6 * answers)
+    assert set(train).isdisjoint(dev)
 
 
 def test_the_corpus_scores_answers_as_the_paper_does(place: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import warnings
 from html import unescape
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from test_probe import prefix_of, read_page
 
 from prefixtune.cli import main
-from prefixtune.probe import page, picture, report
+from prefixtune.probe import lengths, page, picture, report
 from prefixtune.probe.reading import Group, Reading, SiteGates
 
 LONG = "a_label_without_a_space_" * 6 + "b"
@@ -85,6 +86,20 @@ def test_the_names_of_groups_stand_over_their_own_panels(figures: list[Any], lab
         assert axes.get_title(loc="left").endswith("(1,234 examples)") and axes.get_title(loc="left")[0] == label[0]
     assert "short" not in labels or heats[1].get_title(loc="left") == "short (1,234 examples)"
     assert box(figure._suptitle).x1 <= figure.get_figwidth()
+
+
+def test_a_name_that_is_written_from_the_right_keeps_its_count_behind_it(figures: list[Any]) -> None:
+    """The marks keep the count out of the name's run; what a drawn text looks like was looked at."""
+    report.pictures(reading(["\u05e9\u05dc\u05d5\u05dd", "plain"]), Path("run"))
+    titles = [axes.get_title(loc="left") for axes in figures[1].axes if axes.get_title(loc="left")]
+    assert titles == ["\u200e\u05e9\u05dc\u05d5\u05dd\u200e (1,234 examples)", "plain (1,234 examples)"]
+
+
+@pytest.mark.parametrize("word", ["plain", "a b", "a\nb", "it's\n", "\\x\t", "\u00e9\u2028", "\x1b[0m", ""])
+def test_a_command_is_one_line_that_a_shell_reads_as_the_words(word: str) -> None:
+    line = lengths.shell_line(["printf", "%s", word])
+    assert len(line.splitlines()) == 1
+    assert subprocess.run(["bash", "-c", line], capture_output=True, check=True).stdout.decode() == word
 
 
 def test_the_title_of_a_picture_ends_before_its_edge(figures: list[Any]) -> None:

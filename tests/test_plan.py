@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import transformers as tf
-from test_reproduce import BASES, Fake, tiny_experiment
+from test_reproduce import ARMS, BASES, Fake, tiny_experiment
 
 from prefixtune import corpora, reproduce
 from prefixtune.cli.reproduce import catalogue
-from prefixtune.errors import ConfigError, DataError, ModelError
+from prefixtune.errors import ConfigError, ModelError
 from prefixtune.heads import head_names
 from prefixtune.reproduce import plan, recipes, runner, search, table
-from prefixtune.reproduce.experiment import Base, Cell, Trained, Variable, stretched
+from prefixtune.reproduce.experiment import Base, Cell, Counted, Trained, Variable, stretched
 from prefixtune.reproduce.options import Options
 from prefixtune.reproduce.progress import Screen
 
@@ -115,7 +116,8 @@ def test_an_experiment_whose_data_do_not_fit_leaves_nothing_behind(
     monkeypatch.setattr(reproduce, "find", lambda name: tiny_experiment(corpora=("e2e",), arms=lambda cell: arms))
     asked = {"model": str(folder / "gpt2"), "data": [str(folder)], "seeds": 1}
     output = tmp_path / "out"
-    with pytest.raises(DataError, match="a target has 201 tokens .*--recipe max_target_length=N"):
+    told = "no row fits this base model: P: .*a target has 201 tokens .*--recipe max_target_length=N"
+    with pytest.raises(ConfigError, match=told):
         runner.run("fake", Options(**asked), output, resume=False, command=["x"])
     assert not list(output.iterdir())
     monkeypatch.setattr(runner, "fit", Fake())
@@ -158,6 +160,86 @@ def test_one_draw_of_few_examples_is_told_where_it_is_one(
         found = runner.run("fake", options, tmp_path / str(subsets), resume=False, command=["x"])
         told[subsets] = any(line.startswith("All seeds share one draw") for line in table.caption(found))
     assert told == {1: True, 2: False}
+
+
+def test_subsets_that_are_all_the_same_are_refused(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies of one draw would be counted as runs, and the deviation be that of seeds alone."""
+    monkeypatch.setattr(reproduce, "find", lambda name: tiny_experiment(sizes=(40,), seeds=2))
+    options = Options(model=str(place / "bert"), data=[str(place / "conll04")], methods=["FT"], subsets=3)
+    with pytest.raises(ConfigError, match="--subsets 3: conll04 has 40 examples to draw 40 from"):
+        runner.run("fake", options, tmp_path / "out", resume=False, command=["x"])
+
+
+def test_a_row_whose_prefix_leaves_no_room_is_left_out_and_the_others_stay(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arms = [
+        Trained(name=f"P {length}", kind="p_tuning_v2", options={"length": length}, recipe={"lr": 1e-2})
+        for length in (2, 157)
+    ]
+    recipe = {"max_steps": 1, "batch_size": 8, "eval_every": 1, "max_new_tokens": 3}
+    monkeypatch.setattr(
+        reproduce, "find", lambda name: tiny_experiment(corpora=("e2e",), arms=lambda _: arms, recipe=lambda _: recipe)
+    )
+    options = Options(model=str(place / "gpt2"), data=[str(place / "e2e")])
+    found = runner.run("fake", options, tmp_path / "out", resume=False, command=["x"])
+    assert [bool(row.runs) for row in found.rows] == [True, False]
+    assert any(line.startswith("Left out: P 157: ") and "room for 3" in line for line in table.caption(found))
+
+
+def test_rows_that_are_cut_differently_say_so(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arms = [Trained(name="FT", kind="full", recipe={"lr": 1e-3})]
+    arms += [Trained(name="P", kind="p_tuning_v2", options={"length": 139}, recipe={"lr": 1e-2})]
+    recipe = {"max_steps": 1, "batch_size": 8, "eval_every": 1, "max_new_tokens": 3}
+    told = []
+    for shown in (arms, arms[:1]):
+        monkeypatch.setattr(
+            reproduce, "find",
+            lambda name, shown=shown: tiny_experiment(corpora=("e2e",), arms=lambda _: shown, recipe=lambda _: recipe),
+        )  # fmt: skip
+        options = Options(model=str(place / "gpt2"), data=[str(place / "e2e")])
+        found = runner.run("fake", options, tmp_path / str(len(shown)), resume=False, command=["x"])
+        told.append([line for line in table.caption(found) if "unequal room" in line])
+    assert told[1] == [] and len(told[0]) == 1
+    rooms = re.findall(r"(FT|P) ([\d,]+) of ([\d,]+) at (\d+) tokens", told[0][0])
+    assert [(name, int(room)) for name, _, _, room in rooms] == [("FT", 160), ("P", 21)]
+    assert int(rooms[0][1]) < int(rooms[1][1])
+
+
+@pytest.mark.parametrize(("dtype", "told"), [("bfloat16", True), ("float32", False)])
+def test_a_row_that_is_in_full_precision_alone_says_so(
+    dtype: str, told: bool, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reproduce, "find", lambda name: tiny_experiment(arms=lambda cell: ARMS[:2]))
+    monkeypatch.setattr(runner, "fit", Fake())
+    options = Options(model=str(place / "bert"), data=[str(place / "conll04")], lr=[1e-3], recipe={"dtype": dtype})
+    lines = table.caption(runner.run("fake", options, tmp_path / "out", resume=False, command=["x"]))
+    wanted = "FT: trained and scored in float32, the other rows on a base in bfloat16."
+    assert (wanted in lines) is told
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(60, 30), (100, 50), (101, 50), (150, 75), (1, 0)])
+def test_a_trial_warms_up_for_the_same_share_of_its_steps(
+    steps: int, warmup: int, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {}
+
+    class Noting(Fake):
+        def __call__(self, config: Any, *args: Any, **more: Any) -> Any:
+            seen[Path(config.output).name] = (config.max_steps, config.warmup)
+            return super().__call__(config, *args, **more)
+
+    experiment = tiny_experiment(arms=lambda cell: ARMS[:1], recipe=lambda cell: {"max_steps": 200, "warmup": 100})
+    monkeypatch.setattr(reproduce, "find", lambda name: experiment)
+    monkeypatch.setattr(runner, "fit", Noting())
+    data = [str(place / "conll04")]
+    options = Options(model=str(place / "bert"), data=data, lr=[1e-3, 1e-2], trial_steps=steps)
+    runner.run("fake", options, tmp_path / "out", resume=False, command=["x"])
+    assert seen == {"trial-1": (steps, warmup), "trial-2": (steps, warmup), "seed-42": (200, 100)}
 
 
 def test_parameters_of_an_encoder_are_counted_on_its_body(place: Path, tmp_path: Path) -> None:
@@ -259,3 +341,72 @@ def test_rows_that_do_not_fit_the_base_count_as_passed(
     runner.run("fake", options, tmp_path / "out", resume=False, command=["x"])
     (screen,) = screens
     assert screen.passed == screen.progress.tasks[0].total == screen.progress.tasks[0].completed == 4
+
+
+# --- rows of their own ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [("LoRA 1%", "LoRA 1"), ("P", "p"), ("%",)])
+def test_rows_that_would_share_a_folder_are_refused(
+    names: tuple[str, ...], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arms = [Trained(name=name, kind="full", recipe={"lr": 1e-3}) for name in names]
+    monkeypatch.setattr(reproduce, "find", lambda name: tiny_experiment(arms=lambda cell: arms))
+    options = Options(model=str(place / "bert"), data=[str(place / "conll04")])
+    with pytest.raises(ConfigError, match=f"the row '{names[-1]}': the folder of its runs .*; give rows names that"):
+        runner.run("fake", options, tmp_path / "out", resume=False, command=["x"])
+    assert not list((tmp_path / "out").rglob("run.json"))
+
+
+def test_names_in_any_script_have_folders_of_their_own() -> None:
+    assert len({plan.slug(name) for name in ("\u03bb=1", "\u03b1=1", "\u524d\u7f00", "\u5fae\u8c03")}) == 4
+    assert plan.slug("P-Tuning v2 1.5x") == "p-tuning-v2-1.5x"
+
+
+@pytest.mark.parametrize("rates", [[1e-3], [1e-3, 1e-2]])
+def test_a_finished_run_is_not_taken_for_one_of_other_settings(
+    rates: list[float], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The experiment's file was edited, or a newer version has another recipe."""
+    length, fake = [4], Fake()
+
+    def arms(cell: Cell) -> list[Trained]:
+        return [Trained(name="P", kind="p_tuning_v2", options={"length": length[0]}, recipe={"lr": 1e-3})]
+
+    monkeypatch.setattr(reproduce, "find", lambda name: tiny_experiment(arms=arms))
+    monkeypatch.setattr(runner, "fit", fake)
+    options = Options(model=str(place / "bert"), data=[str(place / "conll04")], lr=rates)
+    runner.run("fake", options, tmp_path / "out", resume=False, command=["x"])
+    runner.run("fake", options, tmp_path / "out", resume=True, command=["x"])
+    begun = len(fake.calls)
+    length[0] = 16
+    with pytest.raises(ConfigError, match="--resume: length is 16 but the run in .* has 4"):
+        runner.run("fake", options, tmp_path / "out", resume=True, command=["x"])
+    assert len(fake.calls) == begun
+
+
+def test_what_is_counted_is_counted_again_when_it_changed(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    length = [2]
+
+    def arms(cell: Cell) -> list[Counted]:
+        return [Counted(name="P", kind="p_tuning_v2", options={"length": length[0]})]
+
+    monkeypatch.setattr(reproduce, "find", lambda name: tiny_experiment(corpora=(), arms=arms))
+    options, stored = Options(model=str(place / "gpt2")), []
+    for length[0] in (2, 6):
+        found = runner.run("fake", options, tmp_path / "out", resume=length[0] == 6, command=["x"])
+        stored.append(found.rows[0].runs[0]["parameters"]["stored"])
+    assert stored[1] == 3 * stored[0]
+
+
+def test_a_line_in_a_rows_name_does_not_split_the_table(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arms = [Trained(name="P|Q", kind="full", recipe={"lr": 1e-3})]
+    monkeypatch.setattr(reproduce, "find", lambda name: tiny_experiment(arms=lambda cell: arms))
+    monkeypatch.setattr(runner, "fit", Fake())
+    options = Options(model=str(place / "bert"), data=[str(place / "conll04")])
+    page = table.markdown(runner.run("fake", options, tmp_path / "out", resume=False, command=["x"]))
+    assert "| P\\|Q | " in page

@@ -503,7 +503,7 @@ def test_a_prefix_without_gates_is_refused_by_the_name_of_its_method(
     prefix_of(tmp_path, "bert", "classification", methods.find(method)(length=2))
     argv = ["probe", "--prefix", str(tmp_path / "prefix"), "--data", str(tmp_path / "data.jsonl")]
     line = test_cli.refused([*argv, "--output", str(tmp_path / "out")], capsys)
-    assert f"the prefix is of the method {method!r}, which has no gates" in line and "adaptive" in line
+    assert f"the prefix is of the method {method!r}; probe reads the gates" in line and "adaptive" in line
     assert not (tmp_path / "out").exists()
 
 

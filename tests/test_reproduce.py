@@ -20,7 +20,7 @@ from prefixtune.reproduce import derive, material, picture, plan, runner, search
 from prefixtune.reproduce.experiment import Base, Cell, Counted, Ensemble, Experiment, Trained, Variable
 from prefixtune.reproduce.options import Options
 from prefixtune.tasks import Decoding
-from prefixtune.training import RunConfig
+from prefixtune.training import RunConfig, results
 from prefixtune.training.run import Diverged
 
 # torch's scheduler and accelerate warn of each other's use; nothing of ours can change it.
@@ -188,16 +188,16 @@ class Fake:
         self.calls.append((config.output, config.lr, set(data.tests), config.seed))
         self.steps[Path(config.output).name] = config.max_steps
         Path(config.output).mkdir(parents=True, exist_ok=True)
-        (Path(config.output) / "run.json").write_text(json.dumps({"data": data.facts}))
+        (Path(config.output) / "run.json").write_text(json.dumps({"data": data.facts, "versions": results.versions()}))
+        (Path(config.output) / "run.yaml").write_text(json.dumps({**config.settings(), **what.options()}))
         if config.lr == self.diverges:
-            raise Diverged("training diverged")
+            raise Diverged
         dev = {1e-3: 0.2, 1e-2: 0.9, 1e-1: 0.1}[config.lr]
         sizes = {"base": 10, "trained": 1, "stored": 1, "stored_percent": 10.0}
         found = {"eval": {"f1": dev}, "chosen_by": "f1", "seconds": 1.0, "parameters": sizes}
         if data.tests:
             found["tests"] = {name: {"entity_f1": 1 - dev} for name in data.tests}
-        for file in ("metrics.json", "run.yaml"):
-            (Path(config.output) / file).write_text(json.dumps(found))
+        (Path(config.output) / "metrics.json").write_text(json.dumps(found))
         return found
 
 

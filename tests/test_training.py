@@ -24,7 +24,7 @@ from prefixtune.packing import declare
 from prefixtune.prefix import Method
 from prefixtune.training import RunConfig, results
 from prefixtune.training.bench import Bench, read_data
-from prefixtune.training.run import train
+from prefixtune.training.run import Diverged, train
 from prefixtune.training.trainer import EpochSampler, PrefixTrainer, build_trainer, padding_share
 
 # torch's scheduler and accelerate warn of each other's use; nothing of ours can change it.
@@ -525,6 +525,16 @@ def test_a_run_that_diverges_leaves_no_prefix(tmp_path: Path, gpt2: str) -> None
     with pytest.raises(ConfigError, match="training diverged.*lower --lr"):
         train(run, method("p_tuning_v2"))
     assert not (Path(run.output) / "prefix.safetensors").exists()
+
+
+def test_a_look_without_numbers_is_never_the_best(
+    tmp_path: Path, bert: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest of logits that are no numbers is the first class, which may well be right."""
+    run = config(tmp_path, "classification", bert, lr=1e30, clip=0, max_steps=2, eval_every=1)
+    with pytest.raises(Diverged, match="training diverged"):
+        train(run, method("linear", dropout=0.0))
+    assert not (Path(run.output) / "metrics.json").exists()
 
 
 def test_a_run_without_matplotlib_says_so_and_goes_on(

@@ -27,7 +27,7 @@ from prefixtune.bank import BANK, Bank, bank_of, check_name
 from prefixtune.errors import CheckpointError, ConfigError
 from prefixtune.identity import Identity, identity_of
 from prefixtune.kinds import is_whole
-from prefixtune.prefix import Method, Slot
+from prefixtune.prefix import Method, Prefix, Slot
 
 TENSORS, CONFIG = "prefix.safetensors", "prefix_config.json"
 TRAINING = "model.safetensors"
@@ -184,7 +184,7 @@ def load(
         _check_base(header, identity_of(model, bank.geometry), directory_or_hub_id)
         slots = _slots_from(header, method, model, bank)
         _check_shapes(slots, tensors, directory_or_hub_id)
-        prefix = method.restore(slots, tensors)
+        prefix = _restored(method, slots, tensors, directory_or_hub_id)
         seating.install(model, chosen, prefix)
         try:
             _load_heads(bank.heads_of(chosen), tensors, directory_or_hub_id)
@@ -270,10 +270,24 @@ def _check_shapes(slots: tuple[Slot, ...], tensors: Mapping[str, Tensor], where:
                 raise CheckpointError(f"{where}: {slot.key}.{kind} should have shape {expected} [G, P, D], got {got}")
 
 
+def _restored(
+    method: Method, slots: tuple[Slot, ...], tensors: Mapping[str, Tensor], where: str | os.PathLike[str]
+) -> Prefix:
+    """The prefix as it was saved: what it would save again has the names and shapes that the file has."""
+    try:
+        prefix = method.restore(slots, tensors)
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(f"{where}: {method.name()!r} lacks tensors ({error}); restore {TENSORS}") from error
+    ours = {key: tuple(tensor.shape) for key, tensor in prefix.fold().items()}
+    theirs = {key: tuple(tensor.shape) for key, tensor in tensors.items() if not key.startswith("head.")}
+    for key in sorted(ours.keys() | theirs.keys()):
+        if (got := theirs.get(key, "nothing")) != (wanted := ours.get(key, "nothing")):
+            raise CheckpointError(f"{where}: {key} should be {wanted}, got {got}; restore {TENSORS}")
+    return prefix
+
+
 def _load_heads(heads: nn.ModuleDict, tensors: Mapping[str, Tensor], where: object) -> None:
     saved = {key.removeprefix("head."): tensor for key, tensor in tensors.items() if key.startswith("head.")}
-    if not saved:
-        return
     state = heads.state_dict()
     for key in saved.keys() | state.keys():
         if key not in saved or key not in state or saved[key].shape != state[key].shape:

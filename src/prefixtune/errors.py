@@ -26,6 +26,10 @@ class DataError(PrefixtuneError, ValueError):
     """A data file is empty, malformed, or lacks a column."""
 
 
+class NoRoom(DataError):
+    """A text is too long for the positions that a prefix leaves: it may fit beside a shorter one."""
+
+
 def near_miss(given: object, options: Iterable[str]) -> str:
     """`; did you mean 'adaptive'?` when one of `options` is close to `given`, else the list of options."""
     options = list(options)

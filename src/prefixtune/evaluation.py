@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, replace
@@ -143,10 +144,13 @@ def measure(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, table: Table, room: Window, *,
     batch_size: int, decoding: Decoding, answered: bool = True,
 ) -> dict[str, float]:  # fmt: skip
-    """Loss and, when `answered`, the task's metrics on a prepared table. Training and `evaluate` both come here."""
+    """Loss and, when `answered`, the task's metrics on a prepared table.
+
+    Where the loss is no number, neither is a metric: the largest of logits that are none is the first class.
+    """
     found = task.predict(model, tokenizer, table, room, batch_size=batch_size, decoding=decoding, answered=answered)
     scores = {} if found.answers is None else task.score(found.answers, table)
-    return {"loss": found.loss, **scores}
+    return {"loss": found.loss, **(scores if math.isfinite(found.loss) else dict.fromkeys(scores, math.nan))}
 
 
 def evaluate(

@@ -206,9 +206,6 @@ def _plan_site(method: Method, geometry: Geometry, site: str, length: int | None
 class Prefix(nn.Module, ABC):
     """Keys and values for some layers of a frozen model, and how they are attended to."""
 
-    gated: ClassVar[bool] = False
-    """Whether it has gates."""
-
     by_content: ClassVar[bool] = False
     """Whether it is addressed by queries without the position that a rotary embedding gave them, `call.content`."""
 
@@ -241,6 +238,11 @@ class Prefix(nn.Module, ABC):
     def joint(self) -> bool:
         """Whether prefix and text share one softmax, by `keys_values_for` and `gate` alone: `attend` is not its own."""
         return type(self).attend is Prefix.attend
+
+    @property
+    def gated(self) -> bool:
+        """Whether it has gates: `gate` is its own."""
+        return type(self).gate is not Prefix.gate
 
     @abstractmethod
     def fold(self) -> dict[str, Tensor]:

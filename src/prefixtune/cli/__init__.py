@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 
@@ -29,12 +31,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _app(tokens)(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except (PrefixtuneError, cyclopts.CycloptsError) as error:
-        print(f"prefixtune: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"prefixtune: {' '.join(str(error).split())}{_dash(error, tokens)}", file=sys.stderr)
+        return BAD_INPUT
+    except OSError as error:  # a full disk, a folder that may not be written to
+        where = "" if error.filename is None else f" {error.filename}:"
+        print(
+            f"prefixtune:{where} {error.strerror or error}; make room, or choose another folder (a run that was begun "
+            "goes on with --resume)",
+            file=sys.stderr,
+        )
         return BAD_INPUT
     except KeyboardInterrupt:
         print("prefixtune: interrupted", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _dash(error: Exception, tokens: Sequence[str]) -> str:
+    """What to do where an option's value was taken for an option."""
+    option = error.keyword if isinstance(error, cyclopts.MissingArgumentError) else None
+    given = tokens[tokens.index(option) + 1 :][:1] if option in tokens else []
+    if not given or re.fullmatch(r"--[a-z][a-z0-9-]*(=.*)?", given[0]):
+        return ""
+    return f" A value that begins with a dash is given as {shlex.quote(f'{option}={given[0]}')}"
 
 
 def _app(tokens: Sequence[str]) -> cyclopts.App:

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import json
 import re
+import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ WholeOrNone = Annotated[int | None, Parameter(converter=whole)]
 
 
 def _scalar(hint: Any) -> dict[str, Any]:
-    kinds = set(typing.get_args(hint) or (hint,))
+    kinds = set(_members(hint))
     return {"converter": whole} if kinds <= {int, type(None)} else {}
 
 
@@ -126,7 +127,7 @@ def _long(names: Mapping[str, Any]) -> list[str]:
 
 
 def _takes_none(hint: Any) -> bool:
-    return type(None) in (typing.get_args(hint) or (hint,))
+    return type(None) in _members(hint)
 
 
 def _word(value: Any) -> str:
@@ -135,16 +136,21 @@ def _word(value: Any) -> str:
     return "none" if value is None else json.dumps(value, default=str)
 
 
+def _members(hint: Any) -> tuple[Any, ...]:
+    """The types of a union; of anything else, itself."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
 def _is_scalar(hint: Any) -> bool:
-    options = typing.get_args(hint) or (hint,)
-    return all(option in _SCALARS for option in options)
+    return all(option in _SCALARS or typing.get_origin(option) is typing.Literal for option in _members(hint))
 
 
 def _structured(hint: Any) -> dict[str, Any]:
     """How a list or a mapping is read from one word."""
-    scalar = int in typing.get_args(hint)  # `position_offset` takes a number as well as a mapping
-    mapping_only = all(typing.get_origin(option) in (dict, None) for option in typing.get_args(hint))
-    inner = {part for option in typing.get_args(hint) for part in typing.get_args(option)}
+    members = _members(hint)
+    scalar = int in members  # `position_offset` takes a number as well as a mapping
+    mapping_only = all(typing.get_origin(option) in (dict, None) for option in members)
+    inner = {part for option in members for part in typing.get_args(option) if part is not Ellipsis}
 
     def convert(_: Any, tokens: Sequence[Token]) -> Any:
         token = tokens[-1]

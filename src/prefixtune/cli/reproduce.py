@@ -100,6 +100,7 @@ def run(
     if not options.model:
         raise ConfigError("no model given; name one with --model")
     from prefixtune.reproduce import picture, runner, table
+    from prefixtune.reproduce.caption import caption
     from prefixtune.training import results
 
     command = ["prefixtune", "reproduce", *(token for token in tokens if token != "--rescore")]  # to run it anew
@@ -109,6 +110,6 @@ def run(
     picture.draw(found, output)
     for grid in table.grids(found):
         report.show_table(grid.title, grid.columns, grid.lines)
-    print("\n".join(table.caption(found)), file=sys.stderr)
+    print("\n".join(caption(found)), file=sys.stderr)
     print(f"tables, plots and runs: {output}", file=sys.stderr)
 

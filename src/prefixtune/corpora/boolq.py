@@ -16,6 +16,7 @@ class BoolQ(SuperGlue):
     layout: ClassVar[str] = files("BoolQ")
     folder: ClassVar[str] = "BoolQ"
     subset: ClassVar[str | None] = "boolq"
+    passage: ClassVar[str | None] = "text_pair"
 
     def rows(self, row: Row, where: str) -> list[Row]:
         return [{"text": row["question"], "text_pair": row["passage"], "label": truth(row, where)}]

@@ -26,13 +26,15 @@ class SuperGlue(Corpus):
     columns: ClassVar[str | None] = None
     """What a row has, for messages; None where its own columns tell enough."""
     hub: ClassVar[str] = "aps/super_glue"
+    passage: ClassVar[str | None] = "text"
 
     def original(self, folder: Path) -> Splits | None:
         home = folder / self.folder if (folder / self.folder).is_dir() else folder
         if not (home / "train.jsonl").is_file() and not (home / "val.jsonl").is_file():
             return None
         if (home / "validation.jsonl").is_file() and not (home / "val.jsonl").is_file():
-            return self.published(Hub(str(home), self.subset))  # no original: the hub's, saved as JSONL
+            train, dev = (self._read(home / f"{split}.jsonl") for split in ("train", "validation"))  # the hub's, saved
+            return Splits(train, dev, {"dev": dev})
         train, val = (self._read(home / f"{split}.jsonl") for split in ("train", "val"))
         if (home / "dev32.jsonl").is_file():
             return Splits(train, self._read(home / "dev32.jsonl"), {"val": val})

@@ -24,7 +24,7 @@ class Wsc(SuperGlue):
     P-Tuning v2's code marks no spans but classifies the pronoun, the text and the noun as a pair of texts.
 
     FewGLUE's 32 training rows are all `true` (it was made for generators), which no classifier can learn from. There,
-    its 64 rows are dealt out anew, every other row of each label to training and to development, and a warning says so.
+    its 64 rows are dealt out anew, half of each label to training and to development, and a warning says so.
     """
 
     task: ClassVar[str] = "spans"
@@ -52,12 +52,14 @@ class Wsc(SuperGlue):
 
 
 def _dealt(train: Table, dev: Table) -> tuple[Table, Table]:
-    """The rows of both, every other one of each label here and there."""
-    parts: tuple[list[Row], list[Row]] = ([], [])
-    turns: dict[str, int] = {}
+    """The rows of both, half of each label here and there; rows of one text stay together."""
+    by_text: dict[str, list[Row]] = {}
     for row in train.rows + dev.rows:
-        turn = turns[row["label"]] = turns.get(row["label"], -1) + 1
-        parts[turn % 2].append(row)
+        by_text.setdefault(row["text"], []).append(row)
+    parts: tuple[list[Row], list[Row]] = ([], [])
+    for rows in sorted(by_text.values(), key=len, reverse=True):
+        labels = [row["label"] for row in rows]
+        min(parts, key=lambda part: sum(row["label"] in labels for row in part)).extend(rows)
     names = (f"{train.name} and dev32.jsonl ({half} half)" for half in ("first", "second"))
     first, second = (numbered(name, part) for name, part in zip(names, parts, strict=True))
     return first, second

@@ -133,8 +133,6 @@ class TokenGate(nn.Module):
 class GatedPrefix(Prefix):
     """Free keys and values under the gates of APT."""
 
-    gated = True
-
     def __init__(self, method: AdaptivePrefix, slots: Sequence[Slot], start: Mapping[str, KeysValues]) -> None:
         super().__init__(method, slots)
         self.reads = method.gate_input

@@ -121,8 +121,13 @@ def _own_rates(rates: Mapping[str, float] | None) -> dict[str, float] | None:
 
 
 def shell_line(words: Sequence[str]) -> str:
-    """The words as one line of a shell."""
-    return shlex.join(words)
+    """The words as one line of a shell, also where one holds a line break."""
+    return " ".join(shlex.quote(word) if word.isprintable() else _escaped(word) for word in words)
+
+
+def _escaped(word: str) -> str:
+    inner = "".join(one if one.isprintable() and one not in "\\'" else repr(one)[1:-1] for one in word)
+    return "$'" + inner.replace("'", "\\'") + "'"
 
 
 def _lengths(lengths: Mapping[str, Sequence[int]]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import unicodedata
 import warnings
 from bisect import bisect
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ _FEW = 32
 """Up to this many layers or positions, every one has its number and a white line to the next."""
 _WIDTH, _SMALL = 9.0, 3.2
 """Inches of the picture of all gates, and of one group."""
+_LEFT = "\N{LEFT-TO-RIGHT MARK}"
 _LACKS = r"Glyph \d+ .*missing from "
 """How matplotlib begins to say that a font has no such character."""
 
@@ -156,7 +158,8 @@ def _fit(text: Any, inches: float, ending: str = "") -> None:
 
     def width(kept: int) -> float:
         shown = name if kept == len(name) else f"{name[: kept - kept // 2]}…{name[len(name) - kept // 2 :]}"
-        text.set_text(shown + ending)
+        right = any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in shown)
+        text.set_text(f"{_LEFT}{shown}{_LEFT}{ending}" if right else shown + ending)  # else the ending is drawn inside
         return float(text.get_window_extent().width) / text.get_figure().dpi
 
     if width(len(name)) > inches:

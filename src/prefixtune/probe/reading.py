@@ -130,7 +130,7 @@ def check(prefix: Prefix, task: Task, by: str | None) -> None:
     method = prefix.method
     if not isinstance(method, AdaptivePrefix):
         raise ConfigError(
-            f"the prefix is of the method {method.name()!r}, which has no gates; probe reads a prefix trained with "
+            f"the prefix is of the method {method.name()!r}; probe reads the gates of a prefix trained with "
             "--method adaptive (a report without gates: prefixtune evaluate --report FILE)"
         )
     if not has_gates(prefix):

@@ -138,7 +138,7 @@ def read(
     train, dev, *tests = (task.prepared(table) for table in (splits.train, splits.dev, *splits.tests.values()))
     held_out = "dev" in splits.tests  # SuperGLUE: what is reported must not choose
     if held_out:
-        dev, train = halves(train, max(examples(train) // 10, 1), f"{corpus} held out")
+        dev, train = _held_out(train, found.passage, f"{corpus} held out")
     if limit is not None and not whole:
         train = subset(train, min(limit, examples(train)), f"{corpus} train")
     if limit is not None:
@@ -220,6 +220,17 @@ def subset(table: Table, count: int, seed: str) -> Table:
 def halves(table: Table, count: int, seed: str) -> tuple[Table, Table]:
     """`count` examples drawn by `seed`, and the others."""
     return _drawn(table, _examples(table), count, seed)
+
+
+def _held_out(table: Table, passage: str | None, seed: str) -> tuple[Table, Table]:
+    """A tenth of the examples drawn by `seed`, and the others; rows over one passage stay together.
+
+    In SuperGLUE no passage of the validation set is one of the training set: a row's twins there would tell its answer.
+    """
+    keys = _examples(table) if passage is None else [row[passage] for row in table.rows]
+    if len(set(keys)) < 2:
+        keys = _examples(table)
+    return _drawn(table, keys, max(len(set(keys)) // 10, 1), seed)
 
 
 def first_inputs(table: Table, count: int, seed: str) -> Table:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prefixtune.reproduce import table
+from prefixtune.reproduce import scores
 from prefixtune.reproduce.runner import Findings, Row
 
 
@@ -26,8 +26,8 @@ def draw(found: Findings, output: Path) -> list[Path]:
     paths = []
     for corpus in dict.fromkeys(row.cell.corpus for row in found.rows if row.cell.corpus):
         rows = [row for row in found.rows if row.cell.corpus == corpus]
-        names = table.metrics_of(found, rows[0].cell)
-        for test in table.tests_of(found, rows[0].cell) if names else ():
+        names = scores.metrics_of(found, rows[0].cell)
+        for test in scores.tests_of(found, rows[0].cell) if names else ():
             figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
             _draw(axes, found, rows, test, names[0])
             axes.set_title(f"{found.plan.name}: {corpus}" + (f" ({test})" if test != "test" else ""))
@@ -40,7 +40,7 @@ def draw(found: Findings, output: Path) -> list[Path]:
 
 
 def _draw(axes: Any, found: Findings, rows: Sequence[Row], test: str, metric: str) -> None:
-    points = [(row, value) for row in rows if (value := table.measured(row, test, metric)) is not None]
+    points = [(row, value) for row in rows if (value := scores.measured(row, test, metric)) is not None]
     if len({row.cell.size for row, _ in points}) > 1:
         _lines(axes, [(row.arm.name, float(row.cell.size or 0), value) for row, value in points], log=True)
         axes.set_xlabel("training examples")
@@ -58,7 +58,7 @@ def _draw(axes: Any, found: Findings, rows: Sequence[Row], test: str, metric: st
     axes.legend(frameon=False)
 
 
-def _lines(axes: Any, points: Sequence[tuple[str, float, table.Measured]], *, log: bool) -> None:
+def _lines(axes: Any, points: Sequence[tuple[str, float, scores.Measured]], *, log: bool) -> None:
     for series in dict.fromkeys(name for name, _, _ in points):
         own = sorted((x, value.mean, value.deviation or 0) for name, x, value in points if name == series)
         axes.errorbar(*zip(*own, strict=True), fmt="o-", label=series, capsize=3)

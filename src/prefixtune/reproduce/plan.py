@@ -95,7 +95,7 @@ class Plan:
         settings = {"dtype": "float32", "eval_batch_size": 32, **material.settings, **self.recipe(cell)}
         settings |= {**_rates(arm, candidate), **self.options.changes()}
         if trial and self.options.trial_steps is not None:
-            settings["max_steps"] = self.options.trial_steps
+            settings = _cut_short(settings, self.options.trial_steps)
         return RunConfig(
             model=self.options.model, task=material.task.kind, train=corpora.part(material.corpus, "train"),
             eval=corpora.part(material.corpus, "dev"), method=kind, output=str(output), seed=seed,
@@ -110,6 +110,14 @@ def _rates(arm: Trained | Variable, candidate: Candidate) -> dict[str, Any]:
         times = rates["lr"] / arm.recipe["lr"]
         rates["part_lr"] = {part: rate * times for part, rate in rates["part_lr"].items()}
     return rates
+
+
+def _cut_short(settings: Mapping[str, Any], steps: int) -> dict[str, Any]:
+    """A shorter trial of a run: its warm-up is the same share of its steps."""
+    whole, warmup = settings.get("max_steps"), settings.get("warmup", 0)
+    if whole and warmup >= 1:
+        warmup = max(round(warmup * steps / whole), 1)
+    return {**settings, "max_steps": steps, "warmup": warmup}
 
 
 def _fitting(settings: dict[str, Any]) -> dict[str, Any]:
@@ -131,7 +139,7 @@ def _too_long(settings: Mapping[str, Any]) -> bool:
 
 def slug(name: str) -> str:
     """A row's name as a folder's."""
-    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.")
+    return re.sub(r"(?:[^\w.]|_)+", "-", name.lower()).strip("-.")
 
 
 def adaptation(kind: str, options: Mapping[str, Any]) -> Adaptation:

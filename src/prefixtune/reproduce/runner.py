@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from prefixtune import reproduce as catalogue
-from prefixtune.errors import ConfigError, DataError, ModelError
+from prefixtune.errors import ConfigError, DataError, ModelError, NoRoom
+from prefixtune.probe import lengths
 from prefixtune.reproduce import derive, material, search
 from prefixtune.reproduce.experiment import Arm, Cell, Counted, Ensemble, Trained, Variable
 from prefixtune.reproduce.material import Material, Place
 from prefixtune.reproduce.options import Options
-from prefixtune.reproduce.plan import Plan, Unfit, adaptation, read_base, with_candidate
+from prefixtune.reproduce.plan import Plan, Unfit, adaptation, read_base, slug, with_candidate
 from prefixtune.reproduce.progress import Screen
 from prefixtune.reproduce.rescoring import rescored
 from prefixtune.reproduce.search import Candidate
@@ -30,6 +31,8 @@ RECORD = "experiment.json"
 DIVERGED, RESUMED = "diverged.json", "resumed.json"
 SCORED = ("bertscore",)
 """Options that reach scores alone."""
+_FROM_GATES = ("lengths", "sites")
+"""Settings of a variable prefix that another run's gates gave it; they are not read again for a finished run."""
 _ORIGIN = "One run of prefixtune reproduce; the whole command is in experiment.json, some folders above"
 
 
@@ -178,6 +181,7 @@ def _check(plan: Plan, cells: Sequence[tuple[Cell, Sequence[Arm]]], materials: M
     """Every arm and every run's configuration can be made, before anything is written."""
     search.check_lengths(plan.experiment, plan.options, [arm for _, arms in cells for arm in arms])
     for cell, arms in cells:
+        _check_names(arms)
         for arm in arms:
             if isinstance(arm, Trained | Counted):
                 adaptation(arm.kind, arm.options)
@@ -187,9 +191,28 @@ def _check(plan: Plan, cells: Sequence[tuple[Cell, Sequence[Arm]]], materials: M
                 _check_configs(plan, cell, arm, materials[cell.corpus or ""])
 
 
+def _check_names(arms: Sequence[Arm]) -> None:
+    """Each row has a folder of its own, or it would report another's runs."""
+    by_folder: dict[str, str] = {}
+    for arm in arms:
+        folder = slug(arm.name)
+        if not folder or folder in by_folder:
+            taken = f"is that of {by_folder[folder]!r}" if folder else "has none"
+            raise ConfigError(
+                f"the row {arm.name!r}: the folder of its runs {taken}; give rows names that differ in their letters "
+                "or digits"
+            )
+        by_folder[folder] = arm.name
+
+
 def _check_configs(plan: Plan, cell: Cell, arm: Trained | Variable, data: Material) -> None:
-    for draw in plan.draws:  # are there as many examples?
-        data.data(tested=False, size=cell.size, draw=draw, dev_share=plan.experiment.dev_share)
+    share = plan.experiment.dev_share  # are there as many examples?
+    drawn = [data.data(tested=False, size=cell.size, draw=draw, dev_share=share) for draw in plan.draws]
+    if len(drawn) > 1 and all(one.facts == drawn[0].facts for one in drawn):
+        raise ConfigError(
+            f"--subsets {len(drawn)}: {cell.corpus} has {cell.size} examples to draw {cell.size} from, so that every "
+            "subset is the same; give --subsets 1, more data or smaller --sizes"
+        )
     for candidate in search.candidates(arm, plan.experiment, plan.options):
         config = plan.config(cell, arm, data, candidate, kind="", seed=plan.seeds[0], output=plan.output)
         chosen_metric(config, data.task)
@@ -203,6 +226,14 @@ def _jobs(plan: Plan, arm: Arm) -> int:
         return len(plan.draws)
     trials = search.count_trials(plan.experiment, plan.options)
     return len(plan.draws) * len(plan.seeds) + (trials if trials > 1 else 0)
+
+
+def _as_asked(arm: Trained | Variable, candidate: Candidate) -> Adaptation:
+    """What a row trains; a variable prefix is still without the lengths that another run's gates give it."""
+    if isinstance(arm, Variable):
+        return adaptation(lengths.METHOD, arm.options)
+    arm = with_candidate(arm, candidate)
+    return adaptation(arm.kind, arm.options)
 
 
 class Worker:
@@ -263,20 +294,24 @@ class Worker:
         self.screen.begin(" ".join(str(part) for part in (cell.corpus, cell.size, arm.name, name) if part is not None))
         data = self._data(draw, tested=tested)
         diverged = (folder / DIVERGED).is_file()
-        if diverged or results.is_finished(folder):
-            results.check_same_data(folder, data.facts)
+        done = diverged or results.is_finished(folder)
+        what = _as_asked(arm, candidate) if done else self._adaptation(arm, candidate, draw, seed, data.train)
+        config = plan.config(
+            cell, arm, self.material, candidate, kind=what.kind(), seed=seed, output=folder, trial=not tested
+        )
+        if done:
+            settings, base = {**config.settings(), **what.options()}, results.base_digest(config.model)
+            free = (*results.FREE, *(_FROM_GATES if isinstance(arm, Variable) else ()))
+            results.check_same_run(folder, settings, data.facts, base, free)
             found = None if diverged else results.read_metrics(folder)
         else:
-            what = self._adaptation(arm, candidate, draw, seed, data.train)
-            config = plan.config(
-                cell, arm, self.material, candidate, kind=what.kind(), seed=seed, output=folder,
-                trial=not tested,
-            )  # fmt: skip
             begun_before = (folder / results.RUN).is_file()
             try:
                 found = fit(
                     config, what, self.material.task, data, resume=True, origin=_ORIGIN, bar=self.screen.bar()
                 )
+            except NoRoom as error:  # beside this row's prefix
+                raise Unfit(str(error)) from error
             except Diverged as error:
                 shutil.rmtree(folder / results.CHECKPOINTS, ignore_errors=True)
                 results.write_json(folder / DIVERGED, {"reason": str(error)})
@@ -296,8 +331,7 @@ class Worker:
         self, arm: Trained | Variable, candidate: Candidate, draw: int, seed: int, train: Any
     ) -> Adaptation:
         if isinstance(arm, Trained):
-            arm = with_candidate(arm, candidate)
-            return adaptation(arm.kind, arm.options)
+            return _as_asked(arm, candidate)
         folder = self._finished(arm.after, draw, seed)
         return derive.variable(self.plan.options.model, folder, train, arm.ratio, arm.options)
 
@@ -330,8 +364,10 @@ class Worker:
         """How many numbers are trained and stored."""
         folder = self.plan.folder(self.cell, arm, "count")
         self.screen.begin(arm.name)
-        if not (folder / results.METRICS).is_file():
-            results.write_json(folder / results.METRICS, {"parameters": self._sizes(arm, folder)})
+        asked = {"kind": arm.kind, "options": adaptation(arm.kind, arm.options).options()}
+        known = (folder / results.METRICS).is_file() and results.read_metrics(folder).get("counted") == asked
+        if not known:
+            results.write_json(folder / results.METRICS, {"parameters": self._sizes(arm, folder), "counted": asked})
             gc.collect()
         self.screen.done()
         return results.read_metrics(folder)

@@ -38,6 +38,7 @@ _BEGIN = "#begin document"
 _BRACKETS = re.compile(r"(?=\(.+\)|.*\*)(?:\((?P<kind>[^\W\d][^()*|]*))?\*?(?P<end>\)?)")
 """Its names, which never overlap: `(DATE*` begins one, `*` goes on, `*)` ends it, and `(GPE)` is one of one word."""
 _SAVED = ("state.json", "dataset_info.json")
+_SPLITS = "dataset_dict.json"
 """What `Dataset.save_to_disk` leaves in its folder beside the rows."""
 
 
@@ -346,6 +347,11 @@ def _read_hub(given: str, split: str | None, subset: str | None) -> Table:
     try:
         if all((Path(given) / name).is_file() for name in _SAVED):  # one table, whatever its split is called
             data = datasets.load_from_disk(given)
+        elif (Path(given) / _SPLITS).is_file():  # beside its files there may be what `map` kept
+            data = datasets.load_from_disk(given)
+            if split is not None and split not in data:
+                raise ValueError(f"Unknown split {split!r}. Should be one of {list(data)}.")
+            data = data if split is None else data[split]
         else:
             data = datasets.load_dataset(given, name=subset, split=split, cache_dir=_cache_of(Path(given)))
     except (OSError, ValueError, KeyError, RuntimeError, datasets.exceptions.DatasetsError) as error:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from prefixtune import metrics
-from prefixtune.errors import ConfigError, DataError, ModelError
+from prefixtune.errors import ConfigError, DataError, ModelError, NoRoom
 from prefixtune.tasks.decoding import generate, reserve, tell_of_unlearned_end
 from prefixtune.tasks.readers import Table
 from prefixtune.tasks.task import (
@@ -93,7 +93,7 @@ class Text2Text(Task):
         longest = max(len(target) for target in targets)
         if model.config.is_encoder_decoder:
             if window.targets is not None and longest > window.targets:
-                raise DataError(
+                raise NoRoom(
                     f"{table.name}: a target has {longest} tokens but the decoder has room for {window.targets} beside "
                     f"the prefix; {_SHORTER}"
                 )
@@ -102,7 +102,7 @@ class Text2Text(Task):
             _refuse_empty(table, dict(zip((row["source"] for row in table.rows), sources, strict=True)))
             return [{"input_ids": s, "labels": t} for s, t in zip(sources, targets, strict=True)]
         if (room := window.inputs(reserved=longest)) is not None and room < 1:
-            raise DataError(
+            raise NoRoom(
                 f"{table.name}: a target has {longest} tokens but the model has room for {window.positions} beside the "
                 f"prefix; {_SHORTER}"
             )

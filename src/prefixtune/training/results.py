@@ -197,14 +197,17 @@ def _of_no_run(path: Path, output: Path) -> bool:
     return half_written or path == output / CHECKPOINTS or (path == output / RECORD and not (output / RUN).is_file())
 
 
-def check_same_run(output: Path, settings: Mapping[str, Any], data: Mapping[str, Any], base: str | None) -> None:
-    """A resumed run must be the run that was begun; a `ConfigError` names the first setting that differs."""
+def check_same_run(
+    output: Path, settings: Mapping[str, Any], data: Mapping[str, Any], base: str | None, free: Sequence[str] = FREE
+) -> None:
+    """A resumed run must be the run that was begun, but for settings that are `free`; a `ConfigError` names the first
+    one that differs."""
     try:
         stored = yaml.safe_load((output / RUN).read_text(encoding="utf-8"))
         record = json.loads((output / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise CheckpointError(f"{output} holds no readable {RUN} and {RECORD} ({error}); use another folder") from error
-    for key in sorted({*stored, *settings} - set(FREE)):
+    for key in sorted({*stored, *settings} - set(free)):
         if stored.get(key) != settings.get(key):
             raise ConfigError(
                 f"--resume: {key} is {settings.get(key)!r} but the run in {output} has {stored.get(key)!r}; "

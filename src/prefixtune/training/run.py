@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import time
@@ -23,11 +24,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerCallback
 
     from prefixtune.prefix import Method
+    from prefixtune.tasks.task import Feature
     from prefixtune.training.trainer import PrefixTrainer
 
 
 class Diverged(ConfigError):
     """The loss or the metric of a run is no number any more."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "training diverged: the prefix or its metric is no number any more; lower --lr or --clip, and write to "
+            "another folder"
+        )
 
 
 def train(config: RunConfig, method: Method, *, resume: bool = False, command: Sequence[str] = ()) -> dict[str, Any]:
@@ -92,16 +100,16 @@ def fit(
     from prefixtune.training.trainer import build_trainer
 
     bench = set_up(config, adaptation, task, data)
-    for table in (data.eval, data.test, *data.tests.values()):
-        if table is not None:  # what cannot be scored is told now, and not when it is
-            check_tokens(
-                bench.task.features(table, bench.model, bench.tokenizer, bench.room), bench.model, bench.tokenizer
-            )
+    scored = [table for table in (data.eval, data.test, *data.tests.values()) if table is not None]
+    features = [bench.task.features(table, bench.model, bench.tokenizer, bench.room) for table in scored]
+    for one in features:  # what cannot be scored is told now, and not when it is
+        check_tokens(one, bench.model, bench.tokenizer)
     trainer = build_trainer(config, bench, metric)
     if bar is not None:
         _show_in(trainer, bar)
     facts = {
-        "method": adaptation.kind(), "device": str(trainer.args.device), "parameters": _parameters(bench), "base": base
+        "method": adaptation.kind(), "device": str(trainer.args.device), "parameters": _parameters(bench), "base": base,
+        "room": _room(bench, [feature for one in features for feature in one]),
     }  # fmt: skip
     with results.alone(output / results.RECORD):
         if results.is_finished(output):  # by another process, since it was asked above
@@ -143,6 +151,8 @@ def _finish(
     scores: dict[str, Any] = {
         role: bench.measure(table) for role, table in (("eval", data.eval), ("test", data.test)) if table is not None
     }
+    if not all(math.isfinite(found["loss"]) for found in scores.values()):
+        raise Diverged
     if data.tests:
         answers = bench.answers()
         results.write_answers(output, answers)  # before they are scored, which may fail
@@ -178,10 +188,15 @@ def _finish(
 def _refuse_divergence(model: PreTrainedModel, best_step: int | None, metric: str | None) -> None:
     finite = all(bool(p.isfinite().all()) for p in model.parameters() if p.requires_grad)
     if not finite or (metric is not None and best_step is None):
-        raise Diverged(
-            "training diverged: the prefix or its metric is no number any more; lower --lr or --clip, and write to "
-            "another folder"
-        )
+        raise Diverged
+
+
+def _room(bench: Bench, features: Sequence[Feature]) -> dict[str, int | None]:
+    """How many tokens fit beside what is trained, and how many of the scored inputs fill that and may be cut."""
+    ids = [feature["input_ids"] for feature in features]
+    most = [max(len(part) for part in (one if one and isinstance(one[0], list) else [one])) for one in ids]
+    limit = bench.room.positions
+    return {"positions": limit, "inputs": len(ids), "filled": sum(length >= limit for length in most) if limit else 0}
 
 
 def _parameters(bench: Bench) -> dict[str, int]:

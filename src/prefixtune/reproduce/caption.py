@@ -1,0 +1,192 @@
+"""What a reader must know of the tables: the recipe and what was changed of it, what was read, and what is amiss."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefixtune import metrics
+from prefixtune.reproduce import search
+from prefixtune.reproduce.experiment import Arm, Cell, Trained
+from prefixtune.reproduce.material import Material
+from prefixtune.reproduce.runner import Findings
+from prefixtune.reproduce.scores import factor, metrics_of
+from prefixtune.training import results
+
+_GENERATION = ("beams", "max_new_tokens", "length_penalty")
+"""Options that reach nothing where no text is generated."""
+
+
+def caption(found: Findings) -> list[str]:
+    """What a reader must know of the tables, a sentence or two each."""
+    plan, experiment = found.plan, found.plan.experiment
+    lines = [f"{experiment.paper}: {experiment.shows}.", f"Base model: {plan.options.model}."]
+    if found.materials:
+        trials = search.count_trials(experiment, plan.options)
+        steps = f" of {plan.options.trial_steps} steps" if plan.options.trial_steps else ""
+        lines.append(
+            f"Mean (± sample deviation, where there are several) over {len(plan.draws) * len(plan.seeds)} runs a row "
+            + (f"({len(plan.draws)} subsets x {len(plan.seeds)} seeds)" if len(plan.draws) > 1 else "(seeds)")
+            + f", seeds {', '.join(map(str, plan.seeds))}. "
+            + (
+                f"Every row had {trials} trials{steps} with seed {plan.seeds[0]}, chosen among on development data "
+                "alone; the test data were scored once, with the choice."
+                if trials > 1
+                else "Nothing was searched: every row has one setting."
+            )
+        )
+        if experiment.sizes and len(plan.draws) == 1 < len(plan.seeds):
+            lines.append(
+                "All seeds share one draw of the examples, and the deviation leaves out their choice (--subsets N "
+                "draws N times)."
+            )
+        changed = {"--limit": plan.options.limit, "--dev-limit": plan.options.dev_limit, **plan.options.changes()}
+        changed |= {name: getattr(plan.options, name) for name in ("lr", "lengths", "sizes")}
+        changed["rows"] = plan.options.methods
+        told = _listed(_of_use({name: value for name, value in changed.items() if value is not None}, found.materials))
+        lines.append(f"Changed from the paper's recipe: {told or 'nothing'}.")
+        lines += [line for corpus in found.materials for line in _recipes(found, corpus)]
+        lines += [_rows_of(found, corpus) for corpus in found.materials]
+        lines += [line for corpus, one in found.materials.items() for line in _constants(corpus, one)]
+        if held := [corpus for corpus, one in found.materials.items() if one.held_out]:
+            lines.append(
+                f"{', '.join(held)}: scored on the development set, as the papers do, since the test labels are "
+                "hidden; but a tenth of the training data, held out, chose, where the papers let the same set choose."
+            )
+        if "conll2003" in found.materials and _is_corrected(found.materials["conll2003"]):
+            lines.append(
+                "conll2003: the files of CoNLL++, whose test tags are corrected; the papers' figures are of the "
+                "original tags."
+            )
+        scored = {name for row in found.rows for name in metrics_of(found, row.cell)}
+        every = dict.fromkeys(name for one in found.materials.values() for name in one.metrics)
+        absent = {name: metrics.missing(name) for name in every if name not in scored}
+        lines += [f"Left out: {name}: {reason}" for name, reason in absent.items() if reason]
+    reasons = {row.arm.name: row.reason for row in found.rows if row.reason}
+    lines += [f"Left out: {name}: {reason}" for name, reason in reasons.items()]
+    if plan.options.quick:
+        lines.append("A smoke run (--quick): its numbers mean nothing.")
+    if experiment.notes:
+        lines.append(experiment.notes)
+    lines += dict.fromkeys(told for row in found.rows for told in experiment.departures(row.cell))
+    if any(figure.unverified for figure in experiment.figures):
+        lines.append("unverified: the figure could not be checked against the paper's own text.")
+    for cell in dict.fromkeys(row.cell for row in found.rows):
+        lines += [*_cuts(found, cell), *_widened(found, cell)]
+    lines += _other_versions(found)
+    return lines + [f"Left out: {corpus}: {reason}" for corpus, reason in found.left_out.items()]
+
+
+def _other_versions(found: Findings) -> list[str]:
+    """What a resumed experiment mixes: a run that is finished is not made again by newer code."""
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in found.plan.output.rglob(results.RECORD)]
+    now = {name: version for name, version in results.versions().items() if name != "platform"}
+    differing = [
+        {name: told for name, here in now.items() if (told := one["versions"].get(name, "untold")) != here}
+        for one in records
+    ]
+    others = {name: sorted({one[name] for one in differing if name in one}) for name in now}
+    told = [f"{name} {', '.join(before)} (here {now[name]})" for name, before in others.items() if before]
+    count = sum(map(bool, differing))
+    which = f"{count} of {len(records)} runs, trials counted,"
+    return [f"{which} were begun with other versions than wrote this page: {'; '.join(told)}."] if told else []
+
+
+def _cuts(found: Findings, cell: Cell) -> list[str]:
+    """Rows whose prefixes take positions from the text read less of it than the others, where it is long."""
+    told = {}
+    for row in (row for row in found.rows if row.cell == cell):
+        rooms = [one["room"] for one in _records(found, cell, [row.arm]) if "room" in one]
+        if rooms:
+            told[row.arm.name] = max((room["filled"], room["positions"], room["inputs"]) for room in rooms)
+    if len(set(told.values())) < 2 or not any(filled for filled, *_ in told.values()):
+        return []
+    rows = ", ".join(f"{name} {filled:,} of {of:,} at {room} tokens" for name, (filled, room, of) in told.items())
+    return [f"{cell.corpus}: rows have unequal room for inputs, which are cut where it is full: {rows}."]
+
+
+def _widened(found: Findings, cell: Cell) -> list[str]:
+    """Baselines that train the base's own weights have all of it in full precision."""
+    dtype = found.plan.recipe(cell).get("dtype", "float32")
+    arms = [row.arm for row in found.rows if row.cell == cell]
+    own = [arm.name for arm in arms if isinstance(arm, Trained) and arm.kind in ("full", "ft_top")]
+    if dtype == "float32" or not own or len(own) == len(arms):
+        return []
+    return [f"{', '.join(own)}: trained and scored in float32, the other rows on a base in {dtype}."]
+
+
+def _is_corrected(data: Material) -> bool:
+    return any(Path(table.name).name.startswith("conllpp") for table in data.tests.values())
+
+
+def _rows_of(found: Findings, corpus: str) -> str:
+    """What was read: a folder may hold a smaller or a corrected version of what the papers have."""
+    data = found.materials[corpus]
+    tests = ", ".join(f"{len(table):,} ({name})" for name, table in data.tests.items())
+    train = f"{len(data.train):,} to train on, from {Path(data.train.name).name}"
+    dev = f"{len(data.dev):,} to choose by"
+    if not found.plan.experiment.sizes:
+        return f"Rows of {corpus}: {train}, {dev}, {tests} to test on."
+    return f"Rows of {corpus}: each run drew from {train}, and {dev}{_few(found, corpus)}; {tests} to test on."
+
+
+def _few(found: Findings, corpus: str) -> str:
+    """How many rows the runs of each size trained on and chose by, as their own records have it."""
+    told = ""
+    for cell in dict.fromkeys(row.cell for row in found.rows if row.cell.corpus == corpus):
+        data = [record["data"] for record in _records(found, cell)]
+        if data:
+            train, dev = (_from_to([one[role]["rows"] for one in data]) for role in ("train", "eval"))
+            told += f"{',' if told else ':'} with {cell.size} examples {train} and {dev}"
+    return told
+
+
+def _records(found: Findings, cell: Cell, arms: Sequence[Arm] | None = None) -> list[dict[str, Any]]:
+    """What the runs of a cell, or of some of its rows, wrote down when they began."""
+    plan = found.plan
+    names = [plan.run_name(draw, seed) for draw in plan.draws for seed in plan.seeds]
+    arms = [row.arm for row in found.rows if row.cell == cell] if arms is None else arms
+    files = [plan.folder(cell, arm, name) / results.RECORD for arm in arms for name in names]
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+
+
+def _from_to(counts: Sequence[int]) -> str:
+    least, most = min(counts), max(counts)
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+
+
+def _constants(corpus: str, data: Material) -> list[str]:
+    """What a reader must not take for learning."""
+    metric = data.metrics[0]
+    scores = {test: data.constant(table) for test, table in data.tests.items()}
+    told = [f"{value * factor(metric):.2f} ({test})" for test, value in scores.items() if value is not None]
+    return [f"{corpus}: always the same answer has {metric} {', '.join(told)} at best."] if told else []
+
+
+def _recipes(found: Findings, corpus: str) -> list[str]:
+    """The recipe of a corpus; one for each of several sizes where it depends on them."""
+    by_recipe: dict[str, list[int | None]] = {}
+    for cell in dict.fromkeys(row.cell for row in found.rows if row.cell.corpus == corpus):
+        recipe = _of_use(found.plan.recipe(cell), {corpus: found.materials[corpus]})
+        told = _listed({key: value for key, value in recipe.items() if key != "epochs" or not recipe.get("max_steps")})
+        by_recipe.setdefault(told, []).append(cell.size)
+    few = {told: f", {', '.join(map(str, sizes))} examples" for told, sizes in by_recipe.items()}
+    return [f"Recipe of {corpus}{few[told] if len(by_recipe) > 1 else ''}: {told}." for told in by_recipe]
+
+
+def _of_use(settings: Mapping[str, Any], materials: Mapping[str, Material]) -> dict[str, Any]:
+    """The settings without those of generation, where none of these corpora generates."""
+    generates = any(data.task.kind == "text2text" for data in materials.values())
+    return {name: value for name, value in settings.items() if generates or name not in _GENERATION}
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    """Names and values, where a text that is no plain word (an end token) is shown as Python writes it."""
+
+    def shown(value: Any) -> str:
+        return f"`{value!r}`" if isinstance(value, str) and not re.fullmatch(r"[\w./ -]+", value) else str(value)
+
+    return ", ".join(f"{name} {shown(value)}" for name, value in settings.items())
