@@ -277,7 +277,7 @@ def _restored(
     try:
         prefix = method.restore(slots, tensors)
     except (KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{where}: {method.name()!r} lacks tensors ({error}); restore {TENSORS}") from error
+        raise CheckpointError(f"{where}: not the tensors of {method.name()!r} ({error}); restore {TENSORS}") from error
     ours = {key: tuple(tensor.shape) for key, tensor in prefix.fold().items()}
     theirs = {key: tuple(tensor.shape) for key, tensor in tensors.items() if not key.startswith("head.")}
     for key in sorted(ours.keys() | theirs.keys()):

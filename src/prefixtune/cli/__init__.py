@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import re
 import shlex
@@ -14,6 +15,7 @@ from prefixtune.cli import commands, probe, reproduce, train
 from prefixtune.errors import PrefixtuneError
 
 BAD_INPUT = 2
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 INTERRUPTED = 130
 _COMMANDS: dict[str, Callable[..., object]] = {
     "evaluate": commands.evaluate,
@@ -33,11 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (PrefixtuneError, cyclopts.CycloptsError) as error:
         print(f"prefixtune: {' '.join(str(error).split())}{_dash(error, tokens)}", file=sys.stderr)
         return BAD_INPUT
-    except OSError as error:  # a full disk, a folder that may not be written to
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
         where = "" if error.filename is None else f" {error.filename}:"
         print(
-            f"prefixtune:{where} {error.strerror or error}; make room, or choose another folder (a run that was begun "
-            "goes on with --resume)",
+            f"prefixtune:{where} {error.strerror}; make room, or choose another folder (a run that was begun goes on "
+            "with --resume)",
             file=sys.stderr,
         )
         return BAD_INPUT

@@ -208,7 +208,7 @@ def _check_names(arms: Sequence[Arm]) -> None:
 def _check_configs(plan: Plan, cell: Cell, arm: Trained | Variable, data: Material) -> None:
     share = plan.experiment.dev_share  # are there as many examples?
     drawn = [data.data(tested=False, size=cell.size, draw=draw, dev_share=share) for draw in plan.draws]
-    if len(drawn) > 1 and all(one.facts == drawn[0].facts for one in drawn):
+    if len(drawn) > 1 and all(one.facts["train"] == drawn[0].facts["train"] for one in drawn):
         raise ConfigError(
             f"--subsets {len(drawn)}: {cell.corpus} has {cell.size} examples to draw {cell.size} from, so that every "
             "subset is the same; give --subsets 1, more data or smaller --sizes"
