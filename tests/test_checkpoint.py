@@ -413,10 +413,11 @@ def test_an_unmodified_trainer_keeps_the_best_checkpoint(tmp_path: Path) -> None
             r"encoder.1.token_gate.weight should be \(32, 4\), got \(\)",
         ),
         (lambda saved: saved.update({"encoder.0.more": torch.ones(2)}), r"0.more should be nothing, got \(2,\)"),
+        (lambda saved: saved["encoder.1.key"].fill_(torch.nan), "encoder.1.key has NaN or infinity"),
         (lambda saved: [saved.pop(key) for key in list(saved) if "head." in key], "the task head .* is nothing in"),
     ],
 )
-def test_a_file_that_lacks_or_adds_a_tensor_is_refused_and_the_model_left_bare(
+def test_a_file_whose_tensors_are_amiss_is_refused_and_the_model_left_bare(
     change: Callable[[dict[str, Tensor]], Any], words: str, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)

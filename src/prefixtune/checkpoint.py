@@ -283,6 +283,8 @@ def _restored(
     for key in sorted(ours.keys() | theirs.keys()):
         if (got := theirs.get(key, "nothing")) != (wanted := ours.get(key, "nothing")):
             raise CheckpointError(f"{where}: {key} should be {wanted}, got {got}; restore {TENSORS}")
+    if amiss := [key for key, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise CheckpointError(f"{where}: {amiss[0]} has NaN or infinity, as after training diverged; train it anew")
     return prefix
 
 
