@@ -159,6 +159,21 @@ def test_what_is_held_out_shares_no_passage_with_training(corpus: str, tmp_path:
     assert set(train).isdisjoint(dev)
 
 
+def test_what_is_held_out_shares_neither_sentence_with_training(tmp_path: Path) -> None:
+    """WiC pairs the uses of a word: a sentence stands first in one pair and second in another."""
+    folder, row = SUPERGLUE["wic"]
+    (tmp_path / folder).mkdir()
+    for split in ("train", "val"):
+        uses = [[f"The cat sat {split} {word} {use} ." for use in range(3)] for word in range(20)]
+        pairs = [pair for one in uses for pair in (one[:2], [one[2], one[0]], [one[1], one[0]])]
+        rows = [{**row, "sentence1": a, "sentence2": b, "label": not n % 2} for n, (a, b) in enumerate(pairs)]
+        tiny.jsonl(tmp_path / folder / f"{split}.jsonl", rows)
+    found = material.read("wic", material.Place(str(tmp_path), own=True), None)
+    train, dev = ({row[side] for row in t.rows for side in ("text", "text_pair")} for t in (found.train, found.dev))
+    assert (len(found.train), len(found.dev)) == (54, 6)
+    assert train.isdisjoint(dev)
+
+
 def test_the_corpus_scores_answers_as_the_paper_does(place: Path) -> None:
     found = material.read("conll04", material.Place(str(place / "conll04"), own=True), None)
     rows = found.tests["test"].rows

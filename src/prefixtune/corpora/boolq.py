@@ -16,7 +16,7 @@ class BoolQ(SuperGlue):
     layout: ClassVar[str] = files("BoolQ")
     folder: ClassVar[str] = "BoolQ"
     subset: ClassVar[str | None] = "boolq"
-    passage: ClassVar[str | None] = "text_pair"
+    passages: ClassVar[tuple[str, ...]] = ("text_pair",)
 
     def rows(self, row: Row, where: str) -> list[Row]:
         return [{"text": row["question"], "text_pair": row["passage"], "label": truth(row, where)}]

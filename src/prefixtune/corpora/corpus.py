@@ -49,8 +49,8 @@ class Corpus(abc.ABC):
     """The data set on the hub whose columns are known, for messages: `owner/name`."""
     subset: ClassVar[str | None] = None
     """Its configuration there."""
-    passage: ClassVar[str | None] = None
-    """The column of a text that several rows are about: what is held out of training shares none with it."""
+    passages: ClassVar[tuple[str, ...]] = ()
+    """The columns of texts that several rows can be about: what is held out of training shares none with it."""
 
     @property
     def name(self) -> str:

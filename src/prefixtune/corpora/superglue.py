@@ -26,7 +26,7 @@ class SuperGlue(Corpus):
     columns: ClassVar[str | None] = None
     """What a row has, for messages; None where its own columns tell enough."""
     hub: ClassVar[str] = "aps/super_glue"
-    passage: ClassVar[str | None] = "text"
+    passages: ClassVar[tuple[str, ...]] = ("text",)
 
     def original(self, folder: Path) -> Splits | None:
         home = folder / self.folder if (folder / self.folder).is_dir() else folder

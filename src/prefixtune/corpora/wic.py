@@ -20,6 +20,7 @@ class WiC(SuperGlue):
     layout: ClassVar[str] = files("WiC")
     folder: ClassVar[str] = "WiC"
     subset: ClassVar[str | None] = "wic"
+    passages: ClassVar[tuple[str, ...]] = ("text", "text_pair")
 
     def rows(self, row: Row, where: str) -> list[Row]:
         spans = [[whole_in(row, f"{side}{number}", where) for side in ("start", "end")] for number in (1, 2)]

@@ -10,7 +10,7 @@ from typing import Any
 
 from prefixtune import metrics
 from prefixtune.reproduce import search
-from prefixtune.reproduce.experiment import Arm, Cell, Trained
+from prefixtune.reproduce.experiment import Arm, Cell
 from prefixtune.reproduce.material import Material
 from prefixtune.reproduce.runner import Findings
 from prefixtune.reproduce.scores import factor, metrics_of
@@ -75,7 +75,7 @@ def caption(found: Findings) -> list[str]:
     if any(figure.unverified for figure in experiment.figures):
         lines.append("unverified: the figure could not be checked against the paper's own text.")
     for cell in dict.fromkeys(row.cell for row in found.rows):
-        lines += [*_cuts(found, cell), *_widened(found, cell)]
+        lines += [*_cuts(found, cell), *_precisions(found, cell)]
     lines += _other_versions(found)
     return lines + [f"Left out: {corpus}: {reason}" for corpus, reason in found.left_out.items()]
 
@@ -108,14 +108,16 @@ def _cuts(found: Findings, cell: Cell) -> list[str]:
     return [f"{cell.corpus}: rows have unequal room for inputs, which are cut where it is full: {rows}."]
 
 
-def _widened(found: Findings, cell: Cell) -> list[str]:
-    """Baselines that train the base's own weights have all of it in full precision."""
-    dtype = found.plan.recipe(cell).get("dtype", "float32")
-    arms = [row.arm for row in found.rows if row.cell == cell]
-    own = [arm.name for arm in arms if isinstance(arm, Trained) and arm.kind in ("full", "ft_top")]
-    if dtype == "float32" or not own or len(own) == len(arms):
+def _precisions(found: Findings, cell: Cell) -> list[str]:
+    """Rows that train the base's own weights have all of it in full precision, where the others have 16 bits."""
+    told: dict[str, list[str]] = {}
+    for arm in (row.arm for row in found.rows if row.cell == cell):
+        for dtype in {one["base_dtype"] for one in _records(found, cell, [arm]) if "base_dtype" in one}:
+            told.setdefault(dtype, []).append(arm.name)
+    if len(told) < 2:
         return []
-    return [f"{', '.join(own)}: trained and scored in float32, the other rows on a base in {dtype}."]
+    rows = "; ".join(f"{', '.join(names)} in {dtype}" for dtype, names in sorted(told.items()))
+    return [f"{cell.corpus}: rows were trained and scored over a base of unequal precision: {rows}."]
 
 
 def _is_corrected(data: Material) -> bool:

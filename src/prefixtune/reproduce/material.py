@@ -138,7 +138,7 @@ def read(
     train, dev, *tests = (task.prepared(table) for table in (splits.train, splits.dev, *splits.tests.values()))
     held_out = "dev" in splits.tests  # SuperGLUE: what is reported must not choose
     if held_out:
-        dev, train = _held_out(train, found.passage, f"{corpus} held out")
+        dev, train = _held_out(train, found.passages, f"{corpus} held out")
     if limit is not None and not whole:
         train = subset(train, min(limit, examples(train)), f"{corpus} train")
     if limit is not None:
@@ -222,15 +222,31 @@ def halves(table: Table, count: int, seed: str) -> tuple[Table, Table]:
     return _drawn(table, _examples(table), count, seed)
 
 
-def _held_out(table: Table, passage: str | None, seed: str) -> tuple[Table, Table]:
-    """A tenth of the examples drawn by `seed`, and the others; rows over one passage stay together.
+def _held_out(table: Table, passages: Sequence[str], seed: str) -> tuple[Table, Table]:
+    """A tenth of the examples drawn by `seed`, and the others; rows that share a passage stay together.
 
     In SuperGLUE no passage of the validation set is one of the training set: a row's twins there would tell its answer.
     """
-    keys = _examples(table) if passage is None else [row[passage] for row in table.rows]
+    keys = _sharing(table, passages) if passages else _examples(table)
     if len(set(keys)) < 2:
         keys = _examples(table)
     return _drawn(table, keys, max(len(set(keys)) // 10, 1), seed)
+
+
+def _sharing(table: Table, columns: Sequence[str]) -> list[int]:
+    """Of each row, what is equal in the rows that share a text with it, or with a row that does."""
+    parents = list(range(len(table)))
+
+    def first(index: int) -> int:
+        while parents[index] != index:
+            index = parents[index]
+        return index
+
+    seen: dict[str, int] = {}
+    for index, row in enumerate(table.rows):
+        for column in columns:
+            parents[first(index)] = first(seen.setdefault(row[column], index))
+    return [first(index) for index in range(len(table))]
 
 
 def first_inputs(table: Table, count: int, seed: str) -> Table:

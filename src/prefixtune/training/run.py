@@ -6,6 +6,7 @@ import math
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,7 +110,7 @@ def fit(
         _show_in(trainer, bar)
     facts = {
         "method": adaptation.kind(), "device": str(trainer.args.device), "parameters": _parameters(bench), "base": base,
-        "room": _room(bench, [feature for one in features for feature in one]),
+        "room": _room(bench, [feature for one in features for feature in one]), "base_dtype": _dtype(bench.model),
     }  # fmt: skip
     with results.alone(output / results.RECORD):
         if results.is_finished(output):  # by another process, since it was asked above
@@ -189,6 +190,14 @@ def _refuse_divergence(model: PreTrainedModel, best_step: int | None, metric: st
     finite = all(bool(p.isfinite().all()) for p in model.parameters() if p.requires_grad)
     if not finite or (metric is not None and best_step is None):
         raise Diverged
+
+
+def _dtype(model: PreTrainedModel) -> str:
+    """The type of most of its numbers: what is trained beside 16 bits is in float32."""
+    sizes: Counter[str] = Counter()
+    for parameter in model.parameters():
+        sizes[str(parameter.dtype).removeprefix("torch.")] += parameter.numel()
+    return sizes.most_common(1)[0][0]
 
 
 def _room(bench: Bench, features: Sequence[Feature]) -> dict[str, int | None]:
