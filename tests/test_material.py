@@ -238,18 +238,19 @@ def test_where_no_plain_folder_holds_a_corpus_all_of_them_are_named(tmp_path: Pa
         ("{bert}@x", "'x' is no layer of {bert}; expected a number up to 2"),
         ("{bert}@3", "'3' is no layer of {bert}; expected a number up to 2"),
         ("nowhere", "cannot load the model 'nowhere': there is no such folder here"),
+        ("{gpt2}", "--bertscore {gpt2}: bert-score cannot read texts with it (ValueError: Not supported); name an"),
     ],
 )
 def test_a_model_that_bertscore_cannot_use_is_told_before_anything_is_trained(
     place: Path, tmp_path: Path, given: str, told: str
 ) -> None:
-    bert = str(place / "bert")
+    models = {name: str(place / name) for name in ("bert", "gpt2")}
     options = Options(
-        model=str(place / "gpt2"), data=[str(place)], corpora=["e2e"], bertscore=given.format(bert=bert)
+        model=models["gpt2"], data=[str(place)], corpora=["e2e"], bertscore=given.format(**models)
     )
     with pytest.raises(PrefixtuneError) as caught:
         runner.run("prefix_tuning", options, tmp_path / "out", resume=False, command=["x"])
-    assert told.format(bert=bert) in str(caught.value)
+    assert told.format(**models) in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 

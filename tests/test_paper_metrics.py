@@ -311,6 +311,38 @@ def test_bertscore_is_the_greedy_matching_of_a_models_states(tmp_path: Path) -> 
     assert metrics.score(f"bertscore:{folder}", answers, texts) == pytest.approx(expected, rel=1e-4)
 
 
+def test_bertscore_of_an_empty_text_is_zero(tmp_path: Path) -> None:
+    import tiny
+
+    name = f"bertscore:{tiny.encoder(tmp_path)}"
+    whole = metrics.score(name, ["abc", "ada"], [["acd"], ["ada"]])
+    answers, texts = ["abc", "ada", " ", "x"], [["acd", ""], ["ada"], ["x"], [""]]
+    assert metrics.score(name, answers, texts) == pytest.approx(whole / 2)
+    assert metrics.score(name, [""], [["x"]]) == 0
+
+
+def test_bertscore_begins_a_text_of_roberta_with_a_space(tmp_path: Path) -> None:
+    """As bert-score asks of its tokenizer: the first word is then the same token as in the middle of a text."""
+    pytest.importorskip("bert_score")
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import RobertaConfig, RobertaModel, RobertaTokenizer
+
+    from prefixtune.metrics.bertscore import _scorer
+
+    learned = ByteLevelBPETokenizer()
+    learned.train_from_iterator(["the mill the mill"] * 9, 300, 1, special_tokens=["<s>", "<pad>", "</s>", "<unk>"])
+    learned.save_model(str(tmp_path))
+    RobertaTokenizer.from_pretrained(tmp_path).save_pretrained(tmp_path)  # it names no length
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    RobertaModel(RobertaConfig(vocab_size=300, max_position_embeddings=20, **shape)).save_pretrained(tmp_path)
+    from bert_score.utils import sent_encode
+
+    read = _scorer(str(tmp_path), 1)._tokenizer
+    first, second = read.convert_ids_to_tokens(sent_encode(read, "mill mill"))[1:-1]
+    assert first == second == "Ġmill"
+    assert 0 < metrics.score(f"bertscore:{tmp_path}", ["the mill " * 40], [["a mill"]]) <= 1  # cut at its 18 positions
+
+
 # --- labels, entities, MultiRC -----------------------------------------------------------------------------------
 
 

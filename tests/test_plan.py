@@ -189,6 +189,42 @@ def test_a_row_whose_prefix_leaves_no_room_is_left_out_and_the_others_stay(
     assert any(line.startswith("Left out: P 157: ") and "room for 3" in line for line in table.caption(found))
 
 
+def test_a_length_that_leaves_no_room_is_out_of_the_search_and_its_row_stays(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arms = [Trained(name="P", kind="p_tuning_v2", options={"length": 2}, recipe={"lr": 1e-2})]
+    recipe = {"max_steps": 1, "batch_size": 8, "eval_every": 1, "max_new_tokens": 3}
+    monkeypatch.setattr(
+        reproduce, "find", lambda name: tiny_experiment(corpora=("e2e",), arms=lambda _: arms, recipe=lambda _: recipe)
+    )
+    options = Options(model=str(place / "gpt2"), data=[str(place / "e2e")], lengths=[157, 2])
+    found = runner.run("fake", options, tmp_path / "out", resume=False, command=["x"])
+    row = found.rows[0]
+    assert row.runs and row.chosen is not None and row.chosen.options == {"length": 2}
+    assert [one.options["length"] for one, value in row.trials if value is None] == [157]
+    told = [line for line in table.caption(found) if line.startswith("Left out: P with lr 0.01, length 157: ")]
+    assert len(told) == 1 and "room for 3" in told[0]
+
+
+def test_a_row_that_cannot_take_a_setting_is_left_out_and_the_others_stay(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arms = [
+        Trained(name=kind, kind=kind, options={"length": 2}, recipe={"lr": 1e-2})
+        for kind in ("adaptive", "p_tuning_v2")
+    ]
+    recipe = {"max_steps": 1, "batch_size": 8, "eval_every": 1, "part_lr": {"gates": 0.1}}
+    monkeypatch.setattr(
+        reproduce, "find", lambda name: tiny_experiment(arms=lambda _: arms, recipe=lambda _: recipe)
+    )
+    options = Options(model=str(place / "bert"), data=[str(place / "conll04")])
+    found = runner.run("fake", options, tmp_path / "out", resume=False, command=["x"])
+    assert [bool(row.runs) for row in found.rows] == [True, False]
+    assert "Left out: p_tuning_v2: part_lr: what p_tuning_v2 trains has no gates; it has: " in "\n".join(
+        table.caption(found)
+    )
+
+
 def test_rows_that_are_cut_differently_say_so(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -439,6 +439,7 @@ def members(place: Path, tmp_path_factory: pytest.TempPathFactory) -> evaluation
         patch.setattr(reproduce, "find", lambda name: experiment)
         found = runner.run("ensemble", options, folder / "out", resume=False, command=["x"])
     assert "bleu_e2e" in found.rows[1].runs[0]["tests"]["test"]
+    assert any(line.startswith("E: the runs of all seeds as one predictor") for line in table.caption(found))
     one, two = (folder / f"out/runs/e2e/p/seed-{seed}" for seed in (42, 43))
     assert found.rows[1].runs[0]["parameters"]["stored"] == 2 * found.rows[0].runs[0]["parameters"]["stored"]
     return evaluation.load(str(place / "gpt2"), {"one": str(one), "two": str(two)})

@@ -30,6 +30,10 @@ class NoRoom(DataError):
     """A text is too long for the positions that a prefix leaves: it may fit beside a shorter one."""
 
 
+class Unsuited(ConfigError):
+    """A setting that what is trained cannot take; another method can."""
+
+
 def near_miss(given: object, options: Iterable[str]) -> str:
     """`; did you mean 'adaptive'?` when one of `options` is close to `given`, else the list of options."""
     options = list(options)

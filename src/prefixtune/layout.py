@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from prefixtune import packing
 from prefixtune.bank import bank_of, names_in
-from prefixtune.errors import ConfigError, PrefixtuneError, near_miss
+from prefixtune.errors import ConfigError, PrefixtuneError, Unsuited, near_miss
 from prefixtune.geometry import quiet_evaluation, tiny_inputs
 from prefixtune.packing import IGNORED
 from prefixtune.positions import first_position, learned_positions
@@ -83,7 +83,7 @@ def choose(
     if pack is not None and wanted != "never":
         reason = refusal(model)
     if reason is not None and wanted == "always":
-        raise ConfigError(f"packing='always': {reason}; expected packing='auto' or 'never', which pad")
+        raise Unsuited(f"packing='always': {reason}; expected packing='auto' or 'never', which pad")
     packs = pack is not None and reason is None and wanted != "never"
     return Layout(pack if packs and pack is not None else pad, shifted, picks_logits(model))
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from prefixtune.metrics.metric import TextMetric
+from prefixtune.positions import first_position
+
+if TYPE_CHECKING:
+    from bert_score import BERTScorer
 
 
 @dataclass(frozen=True)
 class BertScore(TextMetric):
     """The mean F1 of the best reference, not rescaled: `bertscore:MODEL`, or `bertscore:MODEL@LAYER`.
 
-    Without a layer, the one that bert-score knows for the model, or the last one for a model that it does not know.
+    Without a layer, the one that bert-score knows for the model, or the last one for a model that it does not know. An
+    empty text has 0.
     """
 
     name: ClassVar[str] = "bertscore"
@@ -26,13 +31,31 @@ class BertScore(TextMetric):
         return super().missing()
 
     def score(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-        from bert_score import BERTScorer
-
         assert self.argument is not None
+        pairs = zip(answers, ([text for text in texts if text.strip()] for texts in references), strict=True)
+        told = [(answer, texts) for answer, texts in pairs if answer.strip() and texts]  # else bert-score fails
+        if not told:
+            return 0.0
         model, _, layer = self.argument.partition("@")
-        scorer = BERTScorer(model_type=model, num_layers=_layer(model, layer), batch_size=32)
-        _, _, f1 = scorer.score(list(answers), [list(texts) for texts in references])
-        return float(f1.mean())
+        _, _, f1 = _scorer(model, _layer(model, layer)).score(*map(list, zip(*told, strict=True)))
+        return float(f1.sum()) / len(answers)
+
+
+def _scorer(model: str, layer: int) -> BERTScorer:
+    """bert-score's own, with its tokenizer as it is meant to be.
+
+    Transformers 5 heeds no `add_prefix_space` in `encode`, and a tokenizer that names no length cuts nowhere.
+    """
+    from bert_score import BERTScorer
+    from transformers import AutoTokenizer, GPT2Tokenizer, RobertaTokenizer
+
+    scorer = BERTScorer(model_type=model, num_layers=layer, batch_size=32)
+    if isinstance(scorer._tokenizer, GPT2Tokenizer | RobertaTokenizer):
+        scorer._tokenizer = AutoTokenizer.from_pretrained(model, add_prefix_space=True)
+    positions = getattr(scorer._model.config, "max_position_embeddings", None) or 1_000_000  # none: any length
+    room = positions - first_position(scorer._model)
+    scorer._tokenizer.model_max_length = min(scorer._tokenizer.model_max_length, room)
+    return scorer
 
 
 def _layer(model: str, given: str) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from prefixtune import metrics
 from prefixtune.reproduce import search
-from prefixtune.reproduce.experiment import Arm, Cell
+from prefixtune.reproduce.experiment import Arm, Cell, Ensemble
 from prefixtune.reproduce.material import Material
 from prefixtune.reproduce.runner import Findings
 from prefixtune.reproduce.scores import factor, metrics_of
@@ -38,6 +38,8 @@ def caption(found: Findings) -> list[str]:
                 else "Nothing was searched: every row has one setting."
             )
         )
+        if together := dict.fromkeys(row.arm.name for row in found.rows if isinstance(row.arm, Ensemble)):
+            lines.append(f"{', '.join(together)}: the runs of all seeds as one predictor, without settings of its own.")
         if experiment.sizes and len(plan.draws) == 1 < len(plan.seeds):
             lines.append(
                 "All seeds share one draw of the examples, and the deviation leaves out their choice (--subsets N "
@@ -67,6 +69,8 @@ def caption(found: Findings) -> list[str]:
         lines += [f"Left out: {name}: {reason}" for name, reason in absent.items() if reason]
     reasons = {row.arm.name: row.reason for row in found.rows if row.reason}
     lines += [f"Left out: {name}: {reason}" for name, reason in reasons.items()]
+    misfits = {f"{row.arm.name} with {told}": reason for row in found.rows for told, reason in row.misfits.items()}
+    lines += [f"Left out: {name}: {reason}" for name, reason in misfits.items()]
     if plan.options.quick:
         lines.append("A smoke run (--quick): its numbers mean nothing.")
     if experiment.notes:

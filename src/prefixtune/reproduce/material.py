@@ -172,6 +172,14 @@ def check_bertscore(given: str) -> None:
         most = AutoConfig.from_pretrained(name).num_hidden_layers
     if layer and not (layer.isdecimal() and int(layer) <= most):
         raise ConfigError(f"--bertscore {given}: {layer!r} is no layer of {name}; expected a number up to {most}")
+    try:
+        with quiet():
+            metrics.score(f"bertscore:{given}", ["a"], [["a b", "c"]])
+    except Exception as error:  # of every kind, from bert-score and from the model
+        raise ConfigError(
+            f"--bertscore {given}: bert-score cannot read texts with it ({type(error).__name__}: {error}); name an "
+            "encoder, such as roberta-large"
+        ) from error
 
 
 def check_apart(found: Mapping[str, Material]) -> None:

@@ -12,20 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from prefixtune import reproduce as catalogue
-from prefixtune.errors import ConfigError, DataError, ModelError, NoRoom
+from prefixtune.errors import ConfigError, DataError, ModelError, NoRoom, Unsuited
 from prefixtune.probe import lengths
 from prefixtune.reproduce import derive, material, search
+from prefixtune.reproduce.checks import check
 from prefixtune.reproduce.experiment import Arm, Cell, Counted, Ensemble, Trained, Variable
 from prefixtune.reproduce.material import Material, Place
 from prefixtune.reproduce.options import Options
-from prefixtune.reproduce.plan import Plan, Unfit, adaptation, read_base, slug, with_candidate
+from prefixtune.reproduce.plan import Plan, Unfit, adaptation, read_base, with_candidate
 from prefixtune.reproduce.progress import Screen
 from prefixtune.reproduce.rescoring import rescored
 from prefixtune.reproduce.search import Candidate
 from prefixtune.training import results
 from prefixtune.training.adaptation import Adaptation
 from prefixtune.training.bench import Data
-from prefixtune.training.run import Diverged, chosen_metric, fit
+from prefixtune.training.run import Diverged, fit
 
 RECORD = "experiment.json"
 DIVERGED, RESUMED = "diverged.json", "resumed.json"
@@ -42,7 +43,8 @@ class Row:
 
     Args:
         chosen: the setting that development data chose; None for an arm that trains nothing.
-        trials: what each setting scored on development data, when there were several; None where it diverged.
+        trials: what each setting scored on development data, when there were several; None where it has no score.
+        misfits: why settings that were tried do not fit the base model.
         runs: metrics of the runs that were tested, one a subset and seed.
         diverged: how many runs diverged instead.
         reason: why nothing was run, where the arm cannot be made on this base model.
@@ -52,6 +54,7 @@ class Row:
     arm: Arm
     chosen: Candidate | None = None
     trials: list[tuple[Candidate, float | None]] = field(default_factory=list)
+    misfits: dict[str, str] = field(default_factory=dict)
     runs: list[dict[str, Any]] = field(default_factory=list)
     diverged: int = 0
     reason: str | None = None
@@ -95,7 +98,7 @@ def run(
     plan = Plan(name, experiment, options, output, read_base(options.model))
     materials, left_out = _read(folders, plan)
     cells = [(cell, plan.arms(cell)) for cell in plan.cells(materials)]
-    _check(plan, cells, materials)
+    check(plan, cells, materials)
     record = {"experiment": name, **options.record()}
     with results.alone(output / RECORD):
         again = rescored(plan, cells, materials) if rescore else {}
@@ -177,47 +180,6 @@ def _read(folders: Mapping[str, Place], plan: Plan) -> tuple[dict[str, Material]
     return found, left_out
 
 
-def _check(plan: Plan, cells: Sequence[tuple[Cell, Sequence[Arm]]], materials: Mapping[str, Material]) -> None:
-    """Every arm and every run's configuration can be made, before anything is written."""
-    search.check_lengths(plan.experiment, plan.options, [arm for _, arms in cells for arm in arms])
-    for cell, arms in cells:
-        _check_names(arms)
-        for arm in arms:
-            if isinstance(arm, Trained | Counted):
-                adaptation(arm.kind, arm.options)
-            elif isinstance(arm, Ensemble) and (plan.options.changes().get("beams") or 1) != 1:
-                raise ConfigError("an ensemble decodes greedily; leave --beams out")
-            if isinstance(arm, Trained | Variable):
-                _check_configs(plan, cell, arm, materials[cell.corpus or ""])
-
-
-def _check_names(arms: Sequence[Arm]) -> None:
-    """Each row has a folder of its own, or it would report another's runs."""
-    by_folder: dict[str, str] = {}
-    for arm in arms:
-        folder = slug(arm.name)
-        if not folder or folder in by_folder:
-            taken = f"is that of {by_folder[folder]!r}" if folder else "has none"
-            raise ConfigError(
-                f"the row {arm.name!r}: the folder of its runs {taken}; give rows names that differ in their letters "
-                "or digits"
-            )
-        by_folder[folder] = arm.name
-
-
-def _check_configs(plan: Plan, cell: Cell, arm: Trained | Variable, data: Material) -> None:
-    share = plan.experiment.dev_share  # are there as many examples?
-    drawn = [data.data(tested=False, size=cell.size, draw=draw, dev_share=share) for draw in plan.draws]
-    if len(drawn) > 1 and all(one.facts["train"] == drawn[0].facts["train"] for one in drawn):
-        raise ConfigError(
-            f"--subsets {len(drawn)}: {cell.corpus} has {cell.size} examples to draw {cell.size} from, so that every "
-            "subset is the same; give --subsets 1, more data or smaller --sizes"
-        )
-    for candidate in search.candidates(arm, plan.experiment, plan.options):
-        config = plan.config(cell, arm, data, candidate, kind="", seed=plan.seeds[0], output=plan.output)
-        chosen_metric(config, data.task)
-
-
 def _jobs(plan: Plan, arm: Arm) -> int:
     """How many runs an arm makes."""
     if isinstance(arm, Counted):
@@ -262,15 +224,33 @@ class Worker:
             return Row(self.cell, arm, runs=[self._together(arm, draw) for draw in self.plan.draws])
         assert isinstance(arm, Trained | Variable)
         tried = search.candidates(arm, self.plan.experiment, self.plan.options)
-        trials = [(one, self._trial(arm, one, number)) for number, one in enumerate(tried)] if len(tried) > 1 else []
-        chosen = self._best(arm, trials) if trials else tried[0]
+        trials, misfits = self._trials(arm, tried) if len(tried) > 1 else ([], {})
+        chosen = self._best(arm, trials, misfits) if trials else tried[0]
         runs = [
             self._run(arm, chosen, self.plan.run_name(draw, seed), draw, seed, tested=True)
             for draw in self.plan.draws
             for seed in self.plan.seeds
         ]
         finished = [found for found in runs if found is not None]
-        return Row(self.cell, arm, chosen, trials, finished, len(runs) - len(finished))
+        return Row(self.cell, arm, chosen, trials, misfits, finished, len(runs) - len(finished))
+
+    def _trials(
+        self, arm: Trained | Variable, tried: Sequence[Candidate]
+    ) -> tuple[list[tuple[Candidate, float | None]], dict[str, str]]:
+        """What each setting scored, and why some do not fit the base model. Raises Unfit where none does."""
+        scored: list[tuple[Candidate, float | None]] = []
+        misfits: dict[str, str] = {}
+        for number, one in enumerate(tried):
+            try:
+                scored.append((one, self._trial(arm, one, number)))
+            except Unfit as error:
+                scored.append((one, None))
+                misfits[one.told()] = str(error)
+                if len(misfits) == len(tried):
+                    raise
+                print(f"prefixtune: {arm.name}, {one.told()} is left out: {error}", file=sys.stderr)
+                self.screen.done()
+        return scored, misfits
 
     def _trial(self, arm: Trained | Variable, candidate: Candidate, number: int) -> float | None:
         """The score on development data, higher is better; None where training diverged. Test data are not read."""
@@ -280,10 +260,13 @@ class Worker:
         value = float(found["eval"][found["chosen_by"]])
         return -value if found["chosen_by"] == "loss" else value
 
-    def _best(self, arm: Arm, trials: Sequence[tuple[Candidate, float | None]]) -> Candidate:
+    def _best(
+        self, arm: Arm, trials: Sequence[tuple[Candidate, float | None]], misfits: Mapping[str, str]
+    ) -> Candidate:
         scored = [(candidate, value) for candidate, value in trials if value is not None]
         if not scored:
-            raise ConfigError(f"{arm.name}: training diverged with all {len(trials)} settings; give lower --lr")
+            fitting = f"{len(trials) - len(misfits)} settings{' that fit' if misfits else ''}"
+            raise ConfigError(f"{arm.name}: training diverged with all {fitting}; give lower --lr")
         return max(scored, key=lambda pair: pair[1])[0]  # the first of equals: the paper's own comes first
 
     def _run(
@@ -310,7 +293,7 @@ class Worker:
                 found = fit(
                     config, what, self.material.task, data, resume=True, origin=_ORIGIN, bar=self.screen.bar()
                 )
-            except NoRoom as error:  # beside this row's prefix
+            except (NoRoom, Unsuited) as error:  # beside this row's prefix, or with it
                 raise Unfit(str(error)) from error
             except Diverged as error:
                 shutil.rmtree(folder / results.CHECKPOINTS, ignore_errors=True)

@@ -28,7 +28,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from prefixtune.bank import BANK, Bank, bank_of, names_in
-from prefixtune.errors import ConfigError
+from prefixtune.errors import ConfigError, Unsuited
 from prefixtune.layout import Layout, examples
 from prefixtune.packing import declare
 from prefixtune.tasks.loading import check_tokens
@@ -248,13 +248,14 @@ def build_trainer(config: RunConfig, bench: Bench, metric: str | None) -> Prefix
             "reached; expected fewer, or a share of them"
         )
     stoppers = [] if config.patience is None else [EarlyStoppingCallback(config.patience)]
+    rates = part_rates(config, model)
     try:
         with _tensorboard_in(Path(config.output) / "tensorboard"):
             return PrefixTrainer(
                 judge=judge,
                 sentence_sum=config.loss == "sentence_sum",
                 layout=layout,
-                rates=part_rates(config, model),
+                rates=rates,
                 kept=kept,
                 model=model,
                 args=arguments,
@@ -274,7 +275,7 @@ def part_rates(config: RunConfig, model: nn.Module) -> Rates:
     for part in config.part_lr:
         if not parts.get(part):
             has = ", ".join(name for name, parameters in parts.items() if parameters) or "no such parts"
-            raise ConfigError(f"part_lr: what {config.method} trains has no {part}; it has: {has}")
+            raise Unsuited(f"part_lr: what {config.method} trains has no {part}; it has: {has}")
     return [(parts[part], rate) for part, rate in config.part_lr.items()]
 
 
