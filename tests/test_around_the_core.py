@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 import prefixtune as pt
 from prefixtune.cli import main
+from prefixtune.errors import ConfigError, check_characters
 
 SMALL = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 IDS = torch.arange(5, 23).view(2, 9)
@@ -245,13 +246,17 @@ def test_an_argument_that_is_no_utf_8_is_one_line(
 ) -> None:
     base, run = trained
     assert main(["generate", "--model", base, "--prefix", str(run), "--prompt", "caf\udce9"]) == 2
-    assert "--prompt 'caf\\udce9' is not UTF-8 text" in capsys.readouterr().err
+    assert "the argument 'caf\\udce9' is not UTF-8 text" in capsys.readouterr().err
     data = json.dumps({"source": "a", "target": "b"})
     (tmp_path / "one.jsonl").write_text(data)
     told = ["--task", "text2text", "--train", str(tmp_path / "one.jsonl"), "--method", "p_tuning_v2", "--length", "2"]
     output = ["--max-steps", "1", "--output", str(tmp_path / "none")]
-    assert main(["train", "--model", base, *told, "--init", "text:caf\udce9", *output]) == 2
-    assert "the text 'caf\\udce9' is not UTF-8 text" in capsys.readouterr().err
+    for option in ("--init=text:caf\udce9", "--separator=caf\udce9"):
+        assert main(["train", "--model", base, *told, option, *output]) == 2
+        assert f"the argument {option!a} is not UTF-8 text" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(ConfigError, match="is not UTF-8 text"):
+        check_characters("caf\udce9", "the text")
 
 
 def change_weights(base: str) -> None:

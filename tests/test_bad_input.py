@@ -238,6 +238,29 @@ def test_an_empty_source_of_an_encoder_decoder_is_named_by_its_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_the_end_tokens_that_an_encoder_decoders_head_reads_are_counted_before_training(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [*tiny.first_letter(4, 1), {"text": "a<end>b", "label": "a"}]
+    given = ["--model", str(place / "bart"), "--train", tiny.jsonl(tmp_path / "rows.jsonl", rows)]
+    assert "rows.jsonl, line 5: 1 end tokens, where the others have 0" in refused(
+        flags(place, tmp_path / "out", *given), capsys
+    )
+    given[-1] = tiny.jsonl(tmp_path / "rows.jsonl", rows[:-1])
+    told = "reads its end token (0), which its tokenizer sets behind no text"
+    assert told in refused(flags(place, tmp_path / "out", *given), capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_the_tasks_head_is_named_in_one_short_line(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tiny.jsonl(tmp_path / "tags.jsonl", [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}])
+    given = ["--model", str(place / "bart"), "--train", data, "--task", "tagging"]
+    told = refused(flags(place, tmp_path / "out", *given), capsys)
+    assert told.endswith("BartConfig'> for this kind of AutoModel: AutoModelForTokenClassification.")
+
+
 # --- headers -----------------------------------------------------------------------------------------------------
 
 

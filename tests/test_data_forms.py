@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tiny
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from test_cli import flags, refused, texts
 
 from prefixtune import corpora, tasks
 from prefixtune.cli import main
@@ -322,3 +323,50 @@ def test_training_takes_a_folder_of_save_to_disk_for_each_table(tmp_path: Path, 
         Dataset.from_list(tiny.capitals(rows, 1)).save_to_disk(str(tmp_path / role))
         argv += [f"--{role}", str(tmp_path / role)]
     assert main([*argv, "--output", str(tmp_path / "out")]) == 0, capsys.readouterr().err
+
+
+# --- what generate and evaluate are given -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def answering(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prefix that generates, one that does not, and the sources `a` and `b` as two splits."""
+    place = tmp_path_factory.mktemp("answering")
+    tiny.encoder(place / "bert")
+    tiny.decoder(place / "gpt2")
+    tiny.jsonl(place / "classes.jsonl", tiny.first_letter(8, 1))
+    tiny.jsonl(place / "texts.jsonl", tiny.doubled(8, 1))
+    assert main(flags(place, place / "one", *texts(place), "--max-new-tokens", "2")) == 0
+    assert main(flags(place, place / "classes")) == 0
+    parts = {name: Dataset.from_list([{"source": text}]) for name, text in (("validation", "a"), ("test", "b"))}
+    DatasetDict(parts).save_to_disk(str(place / "dd"))
+    (place / "plain.txt").write_text("a\nb\n")
+    return place
+
+
+def test_generate_answers_a_split(answering: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["generate", "--prefix", str(answering / "one"), "--input", str(answering / "dd")]
+    assert "has the splits validation, test; choose one (--split" in refused(argv, capsys)
+    for split, source in (("validation", "a"), ("test", "b")):
+        assert main([*argv, "--split", split]) == 0
+        assert [json.loads(line)["source"] for line in capsys.readouterr().out.splitlines()] == [source]
+
+
+@pytest.mark.parametrize("option", ["--columns=source=x", "--split=test", "--subset=x", "--data-format=csv"])
+def test_an_option_that_says_nothing_of_a_text_is_refused(
+    answering: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["generate", "--prefix", str(answering / "one"), option]
+    name, _, value = option.partition("=")
+    assert f"{name} {value}: --prompt is one text; leave it out" in refused([*argv, "--prompt", "a"], capsys)
+    if name != "--data-format":  # with which the file is one of columns
+        told = refused([*argv, "--input", str(answering / "plain.txt")], capsys)
+        assert f"{name} {value}: " in told and "plain.txt is plain texts, one a line; leave it out" in told
+
+
+@pytest.mark.parametrize("option", [["--beams", "2"], ["--max-new-tokens", "3"], ["--sample", "--seed", "1"]])
+def test_a_way_of_decoding_is_refused_where_nothing_is_generated(
+    answering: Path, option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["evaluate", "--prefix", str(answering / "classes"), "--data", str(answering / "classes.jsonl"), *option]
+    assert ": this prefix is one of classification, which generates no text" in refused(argv, capsys)

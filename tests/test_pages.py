@@ -95,7 +95,10 @@ def test_a_name_that_is_written_from_the_right_keeps_its_count_behind_it(figures
     assert titles == ["\u200e\u05e9\u05dc\u05d5\u05dd\u200e (1,234 examples)", "plain (1,234 examples)"]
 
 
-@pytest.mark.parametrize("word", ["plain", "a b", "a\nb", "it's\n", "\\x\t", "\u00e9\u2028", "\x1b[0m", ""])
+_WORDS = ["plain", "a b", "a\nb", "it's\n", "\\x\t", "\u00a0=>", "\u0085\x7f", "\U000e0001", "\u00e9\u2028", "\x1b[0m"]
+
+
+@pytest.mark.parametrize("word", [*_WORDS, ""])
 def test_a_command_is_one_line_that_a_shell_reads_as_the_words(word: str) -> None:
     line = lengths.shell_line(["printf", "%s", word])
     assert len(line.splitlines()) == 1

@@ -105,6 +105,17 @@ def test_renamed_columns_replace_those_of_their_new_name() -> None:
     assert rows == [{"source": "m", "target": "r"}]
 
 
+@pytest.mark.parametrize("old", ["text", "source"])
+def test_one_column_can_be_two(old: str) -> None:
+    rows = table([{old: "m", "target": "r", "x": "1"}]).renamed({"source": old, "target": old}).rows
+    assert rows == [{"source": "m", "target": "m", "x": "1"}]
+
+
+def test_two_columns_can_be_each_other() -> None:
+    rows = table([{"source": "m", "target": "r"}]).renamed({"source": "target", "target": "source"}).rows
+    assert rows == [{"source": "r", "target": "m"}]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "complaint"),
     [

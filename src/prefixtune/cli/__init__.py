@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import cyclopts
 
 from prefixtune.cli import commands, probe, reproduce, train
-from prefixtune.errors import PrefixtuneError
+from prefixtune.errors import PrefixtuneError, check_characters
 
 BAD_INPUT = 2
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code (0, or 2 for bad input)."""
     tokens = list(sys.argv[1:] if argv is None else argv)
     try:
+        for token in tokens:
+            check_characters(token, "the argument")
         _app(tokens)(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except (PrefixtuneError, cyclopts.CycloptsError) as error:
         print(f"prefixtune: {' '.join(str(error).split())}{_dash(error, tokens)}", file=sys.stderr)

@@ -13,10 +13,10 @@ from cyclopts import Parameter
 
 from prefixtune.cli import report
 from prefixtune.cli.options import Whole, WholeOrNone, column_names
-from prefixtune.errors import ConfigError, check_characters
+from prefixtune.errors import ConfigError
 
 if TYPE_CHECKING:
-    from prefixtune.tasks import Table
+    from prefixtune.tasks import Table, Task
 
 _BARE = "(base model)"
 
@@ -100,7 +100,9 @@ def evaluate(
     if renames is None:
         table = evaluation.trained_columns(loaded.metadata["default"], table)
     check_columns(table, data, loaded)
-    how = evaluation.trained_decoding(loaded.metadata["default"], **(decoding or DecodingOptions()).overrides())
+    overrides = (decoding or DecodingOptions()).overrides()
+    _check_generates(loaded.tasks["default"], overrides)
+    how = evaluation.trained_decoding(loaded.metadata["default"], **overrides)
     scores, answers = evaluation.evaluate(loaded, "default", table, batch_size=batch_size, decoding=how)
     print(json.dumps(scores, indent=2))
     facts = {"model": model or loaded.model.config._name_or_path, "prefix": prefix, "data": data}
@@ -116,7 +118,8 @@ def evaluate(
 def generate(
     *, model: str | None = None, prefix: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     prompt: str | None = None, input: str | None = None, output: Path | None = None, bare: bool = False,
-    columns: str | None = None, batch_size: Whole = 32, dtype: str = "auto", decoding: _Flat = None,
+    split: str | None = None, subset: str | None = None, columns: str | None = None, data_format: str | None = None,
+    batch_size: Whole = 32, dtype: str = "auto", decoding: _Flat = None,
 ) -> None:  # fmt: skip
     """Generate with one prefix or several; several answer in one batch, side by side.
 
@@ -124,10 +127,14 @@ def generate(
         model: The base model; default: the one the first prefix names.
         prefix: Folder of a prefix, or NAME=FOLDER; may be repeated.
         prompt: One text to answer.
-        input: File of texts to answer (its column `source`); answers go to --output or standard output as JSONL.
+        input: File of texts to answer (its column `source`), hub data set, or CORPUS=FOLDER; answers go to --output or
+            standard output as JSONL.
         output: JSONL file for the answers.
         bare: Answer without a prefix, too.
+        split: Split of a hub data set; of a corpus train, dev or a test.
+        subset: Configuration of a hub data set.
         columns: Renames of columns, as in source=mr.
+        data_format: Format of the file when its extension does not say.
         batch_size: Rows a batch.
         dtype: Type of the base model's weights: auto (as in training), float32, bfloat16, float16.
     """
@@ -139,8 +146,7 @@ def generate(
     results.check_files({"--output": output}, {**inputs, **results.files_of(model, folders.values())})
     if (prompt is None) == (input is None):
         raise ConfigError("give one text with --prompt, or a file of texts with --input")
-    check_characters(prompt or "", "--prompt")
-    table = None if input is None else _inputs(input, columns)
+    table = _inputs(input, columns=columns, split=split, subset=subset, data_format=data_format)
     overrides = (decoding or DecodingOptions()).overrides()
     loaded = evaluation.load(model, folders, dtype=dtype)
     stored = list(loaded.metadata.values())
@@ -203,6 +209,16 @@ def demo() -> None:
     run()
 
 
+def _check_generates(task: Task | None, overrides: dict[str, Any]) -> None:
+    """Raise ConfigError where the decoding is changed and no text is generated."""
+    from prefixtune.tasks.task import HeadTask
+
+    given = [name for name, value in overrides.items() if value is not None]
+    if given and isinstance(task, HeadTask):
+        option = given[0].removeprefix("decode_").replace("_", "-")
+        raise ConfigError(f"--{option}: this prefix is one of {task.kind}, which generates no text; leave it out")
+
+
 def _named_folders(given: list[str]) -> dict[str, str]:
     """`NAME=FOLDER` or `FOLDER` (named by its last part)."""
     folders: dict[str, str] = {}
@@ -218,15 +234,27 @@ def _named_folders(given: list[str]) -> dict[str, str]:
     return folders
 
 
-def _inputs(given: str, columns: str | None) -> Table:
+def _inputs(given: str | None, **how: str | None) -> Table | None:
+    """The rows to answer. Raises ConfigError for what has no use: a text, or a file of texts, has no columns."""
     from prefixtune import tasks
+    from prefixtune.cli.data import read as read_data
 
-    path = Path(given)
-    if path.suffix == ".txt" and path.is_file():  # plain texts, one a line
+    path = Path(given or "")
+    plain = path.suffix == ".txt" and path.is_file() and how["data_format"] is None
+    if given is None or plain:
+        for name, value in how.items():
+            if value is not None:
+                what = "--prompt is one text" if given is None else f"{given} is plain texts, one a line"
+                raise ConfigError(f"--{name.replace('_', '-')} {value}: {what}; leave it out")
+    if given is None:
+        return None
+    if plain:
         lines = enumerate(tasks.readers.read_text(path).split("\n"), start=1)
         kept = [(number, line) for number, line in lines if line.strip()]
         return tasks.Table(given, [{"source": line} for _, line in kept], [number for number, _ in kept])
-    return tasks.read(given, columns=column_names(columns))
+    return read_data(
+        given, split=how["split"], subset=how["subset"], form=how["data_format"], columns=column_names(how["columns"])
+    )
 
 
 def _sources(table: Table) -> list[str]:

@@ -1,4 +1,7 @@
-"""`--data` of `evaluate` and `probe`: a file, a hub data set, or a part of a corpus as `reproduce` reads it."""
+"""`--data` of `evaluate` and `probe` and `--input` of `generate`.
+
+A file, a hub data set, or a part of a corpus as `reproduce` reads it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def read(
-    data: str, *, split: str, subset: str | None, form: str | None, columns: Mapping[str, str] | None
+    data: str, *, split: str | None, subset: str | None, form: str | None, columns: Mapping[str, str] | None
 ) -> Table:
     """`FILE`, a hub data set, or `CORPUS=FOLDER`: the rows that a prefix of `reproduce` was trained on the like of."""
     from prefixtune import corpora, tasks
@@ -28,7 +31,7 @@ def read(
     for option, given in (("--subset", subset), ("--data-format", form), ("--columns", columns)):
         if given is not None:
             raise DataError(f"{option}: the corpus {name} makes its rows itself; leave it out, or give a file")
-    return _part(corpus, folder, split)
+    return _part(corpus, folder, split or "test")
 
 
 def _part(corpus: Corpus, folder: str, split: str) -> Table:

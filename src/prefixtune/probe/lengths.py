@@ -126,8 +126,14 @@ def shell_line(words: Sequence[str]) -> str:
 
 
 def _escaped(word: str) -> str:
-    inner = "".join(one if one.isprintable() and one not in "\\'" else repr(one)[1:-1] for one in word)
-    return "$'" + inner.replace("'", "\\'") + "'"
+    return "$'" + "".join(one if one.isprintable() and one not in "\\'" else _code(one) for one in word) + "'"
+
+
+def _code(one: str) -> str:
+    r"""A character as `$'...'` reads it, where `\xa0` is a byte."""
+    if one in "\\'":
+        return f"\\{one}"
+    return f"\\x{ord(one):02x}" if ord(one) < 0x80 else f"\\U{ord(one):08x}"
 
 
 def _lengths(lengths: Mapping[str, Sequence[int]]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from prefixtune import metrics
-from prefixtune.errors import DataError, near_miss
+from prefixtune.errors import DataError, ModelError, near_miss
 from prefixtune.tasks.readers import Table
 from prefixtune.tasks.task import (
     Feature,
@@ -97,6 +97,8 @@ class Classification(HeadTask):
         limit = window.inputs()
         encoded = tokenizer(*texts, truncation=limit is not None, max_length=limit)
         refuse_empty(table, map(len, encoded["input_ids"]))
+        if model.config.is_encoder_decoder and "classification_head" in model._modules:  # BART, T5 and their kin
+            _check_ends(table, encoded["input_ids"], model.config.eos_token_id)
         return [
             {**{key: values[index] for key, values in encoded.items()}, "labels": self.labels.index(row["label"])}
             for index, row in enumerate(table.rows)
@@ -120,3 +122,19 @@ class Classification(HeadTask):
             "exact_match": metrics.score("exact_match", answers, marked),
             "accuracy": metrics.score("accuracy", answers, gold),
         }
+
+
+def _check_ends(table: Table, ids: Sequence[Sequence[int]], end: int) -> None:
+    """The head of an encoder-decoder reads the last end token of each text, and counts as many in all of a batch."""
+    counts = [list(one).count(end) for one in ids]
+    usual = max(set(counts), key=counts.count)
+    if not any(counts):
+        raise ModelError(
+            f"classification on this encoder-decoder reads its end token ({end}), which its tokenizer sets behind no "
+            "text; expected a tokenizer that does, as the model's own"
+        )
+    for index, count in enumerate(counts):
+        if count != usual:
+            raise DataError(
+                f"{table.where(index)}: {count} end tokens, where the others have {usual}; take them out of the text"
+            )

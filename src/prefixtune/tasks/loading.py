@@ -218,7 +218,7 @@ def named_failure(model_id: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # damaged files end in errors of every kind; those of tokenizers have no class of theirs
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).partition(" Model type should be one of")[0]  # a hundred names
         if not isinstance(error, OSError | ValueError):  # a KeyError, say, tells no more than the key
             reason = f"{type(error).__name__} ({reason or 'no message'}); restore its files, or get them again"
         nowhere = "" if Path(model_id).exists() else "there is no such folder here, and as a hub id: "

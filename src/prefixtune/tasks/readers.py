@@ -69,9 +69,12 @@ class Table:
         for new, old in columns.items():
             if old not in available:
                 raise DataError(f"{self.name} has no column {old!r} to use as {new!r}{near_miss(old, available)}")
-        renames = {old: new for new, old in columns.items()}
+        renames = {old: [new for new, one in columns.items() if one == old] for old in columns.values()}
         hidden = set(columns) - set(columns.values())  # a column that a renamed one replaces
-        rows = [{renames.get(k, k): v for k, v in row.items() if k not in hidden} for row in self.rows]
+        rows = [
+            {new: value for old, value in row.items() if old not in hidden for new in renames.get(old, [old])}
+            for row in self.rows
+        ]
         return Table(self.name, rows, self.lines)
 
     def columns(self) -> list[str]:
@@ -359,7 +362,8 @@ def _read_hub(given: str, split: str | None, subset: str | None) -> Table:
         raise DataError(f"{given!r} is no file here, and loading it as a hub data set failed: {reason}") from error
     if isinstance(data, dict):
         if len(data) > 1:
-            raise DataError(f"the data set {given!r} has the splits {', '.join(data)}; choose one, e.g. --train-split")
+            told = f"the data set {given!r} has the splits {', '.join(data)}"
+            raise DataError(f"{told}; choose one (--split; for train, --train-split and its like)")
         (data,) = data.values()
     rows = [{name: _named(value, data.features[name]) for name, value in row.items()} for row in data]
     return Table(given, rows, list(range(1, len(rows) + 1)))
