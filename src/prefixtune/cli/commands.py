@@ -127,9 +127,8 @@ def generate(
         model: The base model; default: the one the first prefix names.
         prefix: Folder of a prefix, or NAME=FOLDER; may be repeated.
         prompt: One text to answer.
-        input: File of texts to answer (its column `source`), hub data set, or CORPUS=FOLDER; answers go to --output or
-            standard output as JSONL.
-        output: JSONL file for the answers.
+        input: File or hub data set of texts to answer (its column `source`), or CORPUS=FOLDER; answers are JSONL.
+        output: File for the answers, in the place of standard output.
         bare: Answer without a prefix, too.
         split: Split of a hub data set; of a corpus train, dev or a test.
         subset: Configuration of a hub data set.
