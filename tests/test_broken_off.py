@@ -290,7 +290,11 @@ def test_a_first_gate_follows_a_copy_of_its_cache_and_the_cache_s_rows() -> None
     close(continued(model, more, copy.deepcopy(cache)), whole)
     cache.batch_select_indices(torch.tensor([1, 0]))
     close(continued(model, more.flip(0), copy.deepcopy(cache)), whole.flip(0))
-    cache.batch_select_indices(torch.tensor([0]))
+    cache.reorder_cache(torch.tensor([1, 0]))
+    close(continued(model, more, copy.deepcopy(cache)), whole)
+    cache.batch_repeat_interleave(2)
+    close(continued(model, more.repeat_interleave(2, 0), copy.deepcopy(cache)), whole.repeat_interleave(2, 0))
+    cache.batch_select_indices(torch.tensor([2]))
     close(continued(model, more[1:], cache), whole[1:])
 
 

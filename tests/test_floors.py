@@ -31,7 +31,7 @@ FLOORS = {
     "geometry": 0,
     "identity": 0,
     "prefix": 1,
-    "heads": 1,
+    "heads": 0,
     "methods": 2,
     "initialisation": 2,
     "architectures": 2,

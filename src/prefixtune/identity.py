@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from prefixtune.geometry import Geometry
+from prefixtune.heads import head_names
 
 SAMPLES = 64
 """How many weights of each tensor the fingerprint reads, evenly spread."""
@@ -117,11 +118,10 @@ def _fingerprints(model: PreTrainedModel) -> dict[str, str]:
 
 def _base_weights(model: PreTrainedModel) -> list[Tensor]:
     """The parameters of the base alone, in a fixed order: neither a task head nor a prefix."""
-    return [parameter for _, parameter in sorted(model.base_model.named_parameters()) if _is_base(_)]
-
-
-def _is_base(name: str) -> bool:
-    return not name.startswith("prefixtune.")
+    heads = head_names(model, "prefixtune") if model.base_model is model else []
+    beside = tuple(f"{name}." for name in ("prefixtune", *heads))
+    named = sorted(model.base_model.named_parameters())
+    return [parameter for name, parameter in named if not name.startswith(beside)]
 
 
 def _sample(weight: Tensor) -> Tensor:

@@ -62,6 +62,11 @@ class Seat:
         turned = None if angles is None or self.layout is None else Rotation(*angles, self.layout)
         if call.mask is None and layer.site == "decoder" and call.query.shape[2] < forward.length:
             call = _aligned(call, forward)
+        if call.mask is not None and call.mask.shape[-1] < call.key.shape[2]:  # MiniMax's, of a padded batch
+            raise ModelError(
+                f"{type(call.module).__name__} was given {call.key.shape[2]} keys and a mask of {call.mask.shape[-1]}, "
+                "which says of no key whether it is padding; give rows without padding, one at a time"
+            )
         if forward.packing is None:
             call = replace(call, hidden=hidden, origin=origin, rotation=turned, real=forward.real(call.query.shape[2]))
         else:

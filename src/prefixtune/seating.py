@@ -130,14 +130,15 @@ def _rename_back(bank: Bank) -> None:
 
 
 def _freeze(model: PreTrainedModel, undo: list[Callable[[], object]]) -> None:
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in trained:
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for parameter in trained.values():
         parameter.requires_grad_(False)
-    undo.append(partial(_unfreeze, trained))
+    undo.append(partial(_unfreeze, model, trained))
 
 
-def _unfreeze(parameters: list[nn.Parameter]) -> None:
-    for parameter in parameters:
+def _unfreeze(model: PreTrainedModel, trained: dict[str, nn.Parameter]) -> None:
+    now = [parameter for name, parameter in model.named_parameters() if name in trained]  # of resized embeddings, say
+    for parameter in (*trained.values(), *now):
         parameter.requires_grad_(True)
 
 
@@ -201,6 +202,11 @@ def _keep_the_future_hidden(model: PreTrainedModel, bank: Bank, prefix: Prefix, 
         raise ConfigError(
             f"{type(stack.module).__name__} tells by positions which compressed keys lie behind a token, and tokens "
             f"moved by position_offset={prefix.offsets[stack.site]} would see the future; expected position_offset=0"
+        )
+    if prefix.offsets[stack.site] and any("recurrent_states" in vars(part) for part in stack.module.modules()):
+        raise ConfigError(  # RecurrentGemma
+            f"{type(stack.module).__name__} forgets the text before where a position is 0, and would go on from it "
+            f"with tokens moved by position_offset={prefix.offsets[stack.site]}; expected position_offset=0"
         )
 
 
