@@ -62,12 +62,8 @@ class Seat:
         turned = None if angles is None or self.layout is None else Rotation(*angles, self.layout)
         if call.mask is None and layer.site == "decoder" and call.query.shape[2] < forward.length:
             call = _aligned(call, forward)
-        if call.mask is not None and call.mask.shape[-1] < call.key.shape[2]:  # MiniMax's, of a padded batch
-            raise ModelError(
-                f"{type(call.module).__name__} was given {call.key.shape[2]} keys and a mask of {call.mask.shape[-1]}, "
-                "which says of no key whether it is padding; give rows without padding, one at a time"
-            )
         if forward.packing is None:
+            _refuse_narrow_mask(call)
             call = replace(call, hidden=hidden, origin=origin, rotation=turned, real=forward.real(call.query.shape[2]))
         else:
             call = packing.taken_apart(replace(call, hidden=hidden, origin=origin, rotation=turned), forward.packing)
@@ -181,6 +177,16 @@ class Seat:
         # Where padding may stand to the left: of every position, and then those where each row's tokens are.
         bias = source.compute_bias(past + T, keys, device=device, past_seen_tokens=offset)
         return bias[0, :, forward.positions, : slot.length].transpose(0, 1)
+
+
+def _refuse_narrow_mask(call: AttentionCall) -> None:
+    """MiniMax's, while it decodes a padded batch, has one column, which would show every key."""
+    keys = call.key.shape[2]
+    if call.mask is not None and call.mask.shape[-1] < keys:
+        raise ModelError(
+            f"{type(call.module).__name__} was given {keys} keys and a mask of {call.mask.shape[-1]}, which says of no "
+            "key whether it is padding; give rows without padding"
+        )
 
 
 def _aligned(call: AttentionCall, forward: Forward) -> AttentionCall:
