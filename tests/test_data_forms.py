@@ -352,6 +352,12 @@ def test_generate_answers_a_split(answering: Path, capsys: pytest.CaptureFixture
         assert [json.loads(line)["source"] for line in capsys.readouterr().out.splitlines()] == [source]
 
 
+def test_a_file_without_a_text_is_refused(answering: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (answering / "blank.txt").write_text("\n \n")
+    argv = ["generate", "--prefix", str(answering / "one"), "--input", str(answering / "blank.txt")]
+    assert "blank.txt is empty: expected at least one line of text" in refused(argv, capsys)
+
+
 @pytest.mark.parametrize("option", ["--columns=source=x", "--split=test", "--subset=x", "--data-format=csv"])
 def test_an_option_that_says_nothing_of_a_text_is_refused(
     answering: Path, option: str, capsys: pytest.CaptureFixture[str]

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from prefixtune.cli import report
 from prefixtune.cli.options import Whole, WholeOrNone, column_names
-from prefixtune.errors import ConfigError
+from prefixtune.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from prefixtune.tasks import Table, Task
@@ -238,29 +238,31 @@ def _inputs(given: str | None, **how: str | None) -> Table | None:
     from prefixtune import tasks
     from prefixtune.cli.data import read as read_data
 
-    path = Path(given or "")
-    plain = path.suffix == ".txt" and path.is_file() and how["data_format"] is None
-    if given is None or plain:
-        for name, value in how.items():
-            if value is not None:
-                what = "--prompt is one text" if given is None else f"{given} is plain texts, one a line"
-                raise ConfigError(f"--{name.replace('_', '-')} {value}: {what}; leave it out")
     if given is None:
+        _refuse_given(how, "--prompt is one text")
         return None
-    if plain:
+    path = Path(given)
+    if path.suffix == ".txt" and path.is_file() and how["data_format"] is None:
+        _refuse_given(how, f"{given} is plain texts, one a line")
         lines = enumerate(tasks.readers.read_text(path).split("\n"), start=1)
         kept = [(number, line) for number, line in lines if line.strip()]
+        if not kept:
+            raise DataError(f"{given} is empty: expected at least one line of text")
         return tasks.Table(given, [{"source": line} for _, line in kept], [number for number, _ in kept])
     return read_data(
         given, split=how["split"], subset=how["subset"], form=how["data_format"], columns=column_names(how["columns"])
     )
 
 
+def _refuse_given(how: dict[str, str | None], what: str) -> None:
+    for name, value in how.items():
+        if value is not None:
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: {what}; leave it out")
+
+
 def _sources(table: Table) -> list[str]:
     """The texts to answer, as training reads them."""
     from prefixtune.tasks.text2text import one_text
 
-    if not table.rows:
-        return []
     table.require(("source",))
     return [one_text(row["source"], table.where(index)) for index, row in enumerate(table.rows)]
