@@ -28,6 +28,7 @@ FLOORS = {
     "attention": 0,
     "separate": 0,
     "packing": 0,
+    "tiny_input": 0,
     "geometry": 0,
     "identity": 0,
     "prefix": 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +115,21 @@ def test_detach_frees_the_embeddings_that_were_resized_under_a_prefix() -> None:
     model.resize_token_embeddings(70)
     pt.detach(model)
     assert [name for name, parameter in model.named_parameters() if not parameter.requires_grad] == []
+
+
+def test_an_encoder_alone_reads_its_prefix_as_inside_an_encoder_decoder() -> None:
+    """BART's and UMT5's encoders keep a config that says encoder-decoder."""
+    config = tf.BartConfig(vocab_size=64, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4)
+    torch.manual_seed(0)
+    whole = tf.BartModel(config).eval()
+    alone = copy.deepcopy(whole.encoder)
+    ids = torch.randint(3, 64, (2, 7))
+    numbers = []
+    for model, sites in ((whole, ("encoder",)), (alone, ("encoder",))):
+        torch.manual_seed(1)
+        pt.attach(model, pt.PTuningV2(length=3, init_std=1.0, sites=sites))
+        numbers.append([p.detach() for p in model.parameters() if p.requires_grad])
+    assert all(torch.equal(a, b) for a, b in zip(*numbers, strict=True))
+    with torch.no_grad():
+        inside = whole(input_ids=ids, decoder_input_ids=ids).encoder_last_hidden_state
+        assert torch.allclose(alone(input_ids=ids).last_hidden_state, inside, atol=1e-6)

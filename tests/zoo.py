@@ -246,6 +246,13 @@ ARCHITECTURES = [
             )
         ),
     ),
+    Architecture(  # an encoder whose config says encoder-decoder
+        "umt5-encoder",
+        "encoder",
+        lambda: tf.UMT5ForTokenClassification(
+            tf.UMT5Config(**_base(d_model=32, d_kv=12, d_ff=48, num_layers=3, num_heads=4, num_labels=5))
+        ),
+    ),
     Architecture(
         "vit",
         "vision",

@@ -14,8 +14,8 @@ from prefixtune import checkpoint, initialisation, seating
 from prefixtune.attention import AttentionCall
 from prefixtune.bank import bank_of, check_name, names_in
 from prefixtune.errors import ConfigError
-from prefixtune.geometry import quiet_evaluation
 from prefixtune.prefix import Method, Prefix, Slot
+from prefixtune.tiny_input import quiet_evaluation
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 

@@ -12,6 +12,7 @@ from prefixtune.errors import ConfigError, check_characters
 from prefixtune.geometry import Geometry, observe
 from prefixtune.positions import first_position, learned_positions
 from prefixtune.prefix import KeysValues, Method, Slot
+from prefixtune.tiny_input import is_encoder_decoder
 
 TEXT = "text:"
 
@@ -122,7 +123,7 @@ def text_keys_values(
             f"{type(model).__name__} reads {model.main_input_name}, not text; use init='random' or 'zeros'"
         )
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if model.config.is_encoder_decoder:
+    if is_encoder_decoder(model):
         inputs["decoder_input_ids"] = ids
     body = model.base_model if model.get_output_embeddings() is None else model
     observe(model, lambda: body(**inputs), record)

@@ -21,9 +21,9 @@ from transformers import PreTrainedModel
 from prefixtune import packing
 from prefixtune.bank import bank_of, names_in
 from prefixtune.errors import ConfigError, PrefixtuneError, Unsuited, near_miss
-from prefixtune.geometry import quiet_evaluation, tiny_inputs
 from prefixtune.packing import IGNORED
 from prefixtune.positions import first_position, learned_positions
+from prefixtune.tiny_input import is_encoder_decoder, quiet_evaluation, tiny_inputs
 
 PACKING = ("auto", "always", "never")
 
@@ -103,7 +103,7 @@ def refusal(model: nn.Module) -> str | None:
     """
     if not isinstance(model, PreTrainedModel) or not names_in(model):
         return "without a prefix, the attention of a packed row is quadratic in the whole row"
-    if model.config.is_encoder_decoder:
+    if is_encoder_decoder(model):
         return f"{type(model).__name__} is an encoder-decoder, which has two texts an example"
     bank = bank_of(model)
     (name,) = bank.row_names(1)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-from prefixtune import geometry, seating
+from prefixtune import seating, tiny_input
 from prefixtune.bank import Bank, bank_of, check_name
 from prefixtune.checkpoint import made_folder, replace_save_pretrained, write_whole
 from prefixtune.errors import CheckpointError, ConfigError, ModelError
@@ -156,7 +156,7 @@ def _task_of(model: PreTrainedModel) -> str:
     """PEFT's task type for the class of `model`, which decides where PEFT puts the cache. ModelError without one."""
     names = [kind.__name__ for kind in type(model).__mro__]
     tasks = [task for name in names for suffix, task in TASKS.items() if name.endswith(suffix)]
-    if model.config.is_encoder_decoder:
+    if tiny_input.is_encoder_decoder(model):
         tasks = ["SEQ_2_SEQ_LM"] if model.can_generate() and not tasks else []
     elif not tasks:
         tasks = ["CAUSAL_LM"] if model.can_generate() else ["FEATURE_EXTRACTION"] * (model.base_model is model)
@@ -249,7 +249,7 @@ def _check_config_agrees(model: PreTrainedModel, slot: Slot) -> None:
 
 def _prove_cache(model: PreTrainedModel, bank: Bank, name: str, pairs: Sequence[KeysValues]) -> None:
     """One tiny forward under the prefix, one with PEFT's filled cache and no prefix: the same, or ModelError."""
-    inputs = geometry.tiny_inputs(model)
+    inputs = tiny_input.tiny_inputs(model)
     pad = getattr(model.config.get_text_config(), "pad_token_id", None)
     if (
         "input_ids" in inputs and pad is not None
@@ -260,13 +260,13 @@ def _prove_cache(model: PreTrainedModel, bank: Bank, name: str, pairs: Sequence[
     for index, (key, value) in enumerate(pairs):
         cache.update(key[None].to(model.device, dtype), value[None].to(model.device, dtype), index)
     cached: dict[str, Any] = dict(inputs, past_key_values=cache)
-    if model.config.is_encoder_decoder:
+    if tiny_input.is_encoder_decoder(model):
         cached["past_key_values"] = EncoderDecoderCache(cache, DynamicCache())
     elif "attention_mask" in inputs:
         seen = inputs["attention_mask"]
         cached["attention_mask"] = torch.cat([seen.new_ones(1, length), seen], dim=1)
     base, what = model.base_model, type(model).__name__
-    with geometry.quiet_evaluation(model):
+    with tiny_input.quiet_evaluation(model):
         with bank.choose(name):
             ours = base(**inputs)[0].float()
         try:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from prefixtune import architectures, geometry, rotary
+from prefixtune import architectures, geometry, rotary, tiny_input
 from prefixtune.bank import BANK, SEAM, Bank, bank_of
 from prefixtune.errors import ConfigError, ModelError
 from prefixtune.heads import HeadSwitch, copy_heads, head_names
@@ -218,7 +218,7 @@ def _find_rotations(model: PreTrainedModel, bank: Bank, name: str, stack: Stack)
     if not stack.takes_positions or stack.position_limit is not None:
         return
     positions = torch.tensor([[0], [7]], device=model.device)
-    ids = torch.full_like(positions, geometry.some_token(model))
+    ids = torch.full_like(positions, tiny_input.some_token(model))
     for module, query, _, given in _queries(
         model, bank, name, lambda: stack.module(input_ids=ids, position_ids=positions)
     ):
@@ -234,7 +234,7 @@ def _prove_contents(model: PreTrainedModel, bank: Bank, name: str) -> None:
 
     So a turn is found, too, that no `position_ids` move. Raises ModelError where one is left.
     """
-    for module, query, hidden, given in _queries(model, bank, name, lambda: geometry.run_alike(model)):
+    for module, query, hidden, given in _queries(model, bank, name, lambda: tiny_input.run_alike(model)):
         layout = vars(module)[SEAT].layout
         if layout is not None and given is not None:
             query = Rotation(*given, layout).undo(query)
@@ -281,7 +281,7 @@ def _prove(model: PreTrainedModel, name: str) -> None:
     bank = bank_of(model)
     reached: list[str] = []
     with bank.watched(lambda prefix, slot, call: reached.append(slot.key)), bank.choose(name):
-        geometry.run_tiny(model)
+        tiny_input.run_tiny(model)
     expected = list(bank.get(name).slots)
     if sorted(reached) != sorted(expected):
         raise ModelError(
@@ -303,7 +303,7 @@ def _prove_bare(model: PreTrainedModel, before: Tensor, now: Tensor) -> None:
 def _tiny_output(model: PreTrainedModel) -> Tensor:
     """The first output of `model` on the tiny input. Raises ModelError when it does not run on such an input at all."""
     try:
-        return geometry.run_tiny(model)[0]
+        return tiny_input.run_tiny(model)[0]
     except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ModelError(
             f"{type(model).__name__} does not run on the tiny input that attach proves itself with "

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefixtune.errors import ConfigError
-from prefixtune.geometry import run_tiny
+from prefixtune.tiny_input import is_encoder_decoder, run_tiny
 from prefixtune.training.baseline import Baseline, blocks, measured
 
 
@@ -25,7 +25,7 @@ class TopFineTuning(Baseline):
 
     def insert(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         layers = measured(model).layers
-        if model.config.is_encoder_decoder:
+        if is_encoder_decoder(model):
             layers = tuple(layer for layer in layers if layer.site == "decoder")
         paths = list(blocks(layers))
         if not 1 <= self.blocks <= len(paths):

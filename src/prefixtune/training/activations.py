@@ -23,10 +23,11 @@ from transformers import PreTrainedModel
 
 from prefixtune.bank import Bank, bank_of, names_in
 from prefixtune.errors import PrefixtuneError
-from prefixtune.geometry import Layer, quiet_evaluation
+from prefixtune.geometry import Layer
 from prefixtune.layout import Batch, Layout
 from prefixtune.packing import declare
 from prefixtune.tasks.task import IGNORED, Feature, batches_by_length
+from prefixtune.tiny_input import is_encoder_decoder, quiet_evaluation
 from prefixtune.training.config import ACTIVATION_CACHE
 from prefixtune.training.cut import Cut
 
@@ -165,7 +166,7 @@ def _blocks_below(model: PreTrainedModel, bank: Bank, prefixed: Sequence[Layer])
     """The blocks of `model`, and which is the lowest with a prefix. Raises _Refusal when the others are needed."""
     layers, name = bank.geometry.layers, type(model).__name__
     lists = {_block(layer)[0] for layer in layers}
-    if model.config.is_encoder_decoder or len(lists) > 1:
+    if is_encoder_decoder(model) or len(lists) > 1:
         raise _Refusal(f"{name} has more than one stack of layers")
     if any(layer.turn for layer in layers):
         raise _Refusal(f"the layers of {name} share weights")
