@@ -33,6 +33,7 @@ test: $(READY) ## the whole test suite, offline (TESTS=tests/test_x.py for one f
 
 lint: $(READY) ## ruff and mypy
 	@$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 floors: $(READY) ## the law of the house: imports go down only

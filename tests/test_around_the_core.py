@@ -97,9 +97,11 @@ class HalvedPrefix(FreePrefix):
         return (out + call.run_base()[0]) / 2, weights
 """
 
-GATED = OWN.replace("attend(self, call, slot)", "gate(self, call, slot)").replace(
-    "out, weights = super().attend(call, slot)", "wide = 2.0 ** call.query.new_tensor(range(slot.length)) - 1"
-).replace("return (out + call.run_base()[0]) / 2, weights", "return wide.expand(1, 1, -1)")
+GATED = (
+    OWN.replace("attend(self, call, slot)", "gate(self, call, slot)")
+    .replace("out, weights = super().attend(call, slot)", "wide = 2.0 ** call.query.new_tensor(range(slot.length)) - 1")
+    .replace("return (out + call.run_base()[0]) / 2, weights", "return wide.expand(1, 1, -1)")
+)
 """A gate alone, by which both ways of a mixed batch have to go."""
 
 

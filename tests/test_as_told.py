@@ -169,9 +169,7 @@ def test_the_name_of_a_prefix_takes_no_part_in_its_weight_decay(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("role", ["train", "eval", "test"])
-def test_an_empty_source_is_told_before_training(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], role: str
-) -> None:
+def test_an_empty_source_is_told_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str], role: str) -> None:
     base = tiny.decoder(tmp_path / "gpt2")
     files = {name: tiny.jsonl(tmp_path / f"{name}.jsonl", tiny.doubled(8)) for name in ("train", "eval", "test")}
     tiny.jsonl(Path(files[role]), [{"source": "", "target": "aa"}])

@@ -152,9 +152,7 @@ def test_an_adapter_is_the_formula_after_its_block(folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["adapter", "lora"])
 @pytest.mark.parametrize(("percent", "parameters"), [(3, None), (10, None), (0.1, 5000)])
-def test_a_budget_is_met_within_five_percent(
-    folder: Path, kind: str, percent: float, parameters: int | None
-) -> None:
+def test_a_budget_is_met_within_five_percent(folder: Path, kind: str, percent: float, parameters: int | None) -> None:
     plain, _ = base(folder, "bert")
     asked = parameters or percent / 100 * sum(p.numel() for p in plain.parameters())
     model = adapted(folder, "bert", kind, percent=percent, parameters=parameters)

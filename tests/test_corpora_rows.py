@@ -49,7 +49,7 @@ def test_a_span_is_whole_words_wherever_marks_stand_before_them(text: str, span:
 @pytest.mark.parametrize(
     ("text", "span", "word", "found"),
     [
-        ("He typed \" red Fox Nine \" as told.", "red Fox\nNine", 3, "red Fox Nine"),  # as the official training file
+        ('He typed " red Fox Nine " as told.', "red Fox\nNine", 3, "red Fox Nine"),  # as the official training file
         ("The old Dr. May Hill left.", "Dr.  May Hill ", 2, "Dr. May Hill"),
         ("I saw Jim yesterday.", "Jim.", 2, "Jim"),
         ("I saw him, then Jim.", "Jim.", 4, "Jim."),

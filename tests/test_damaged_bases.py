@@ -81,9 +81,7 @@ def test_a_language_model_takes_no_weights_of_another_shape_either(bases: Path) 
 
 
 @pytest.mark.parametrize("task", [CLASSES, Tagging(labels=("O", "B-A"))])
-def test_the_head_of_another_task_is_no_hindrance_and_the_rest_is_what_the_file_says(
-    bases: Path, task: Task
-) -> None:
+def test_the_head_of_another_task_is_no_hindrance_and_the_rest_is_what_the_file_says(bases: Path, task: Task) -> None:
     config = BertConfig.from_pretrained(bases / "bert", num_labels=5)
     BertForSequenceClassification(config).save_pretrained(bases / "bert")
     stored = load_file(bases / "bert" / "model.safetensors")

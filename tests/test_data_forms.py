@@ -163,9 +163,7 @@ def test_brackets_that_say_nothing_are_named_with_file_and_line(
 
 
 @pytest.mark.parametrize(("end", "line"), [("(PERSON", 2), ("*)         *)  ", 3), ("this", 7), ("May", 8)])
-def test_a_conll_2012_file_that_was_cut_within_a_line_or_a_name_is_refused(
-    tmp_path: Path, end: str, line: int
-) -> None:
+def test_a_conll_2012_file_that_was_cut_within_a_line_or_a_name_is_refused(tmp_path: Path, end: str, line: int) -> None:
     with pytest.raises(DataError, match=f"x.conll, line {line}: "):
         tasks.read(str(write(tmp_path / "x.conll", GOLD[: GOLD.index(end)])))
 

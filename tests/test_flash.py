@@ -131,9 +131,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Operations]:
 @pytest.mark.parametrize("mask", masks())
 @pytest.mark.parametrize("gate", GATES)
 @pytest.mark.parametrize("heads", HEADS)
-def test_the_memory_efficient_attention_gives_the_formula(
-    heads: str, gate: str, mask: str, cuda: Operations
-) -> None:
+def test_the_memory_efficient_attention_gives_the_formula(heads: str, gate: str, mask: str, cuda: Operations) -> None:
     inputs, how = tensors(HEADS[heads], GATES[gate]), masks()[mask]
     same(with_gradients(merged_attention, inputs, *how, SCALE), with_gradients(formula, inputs, *how), 1e-11)
     assert {"efficient", "efficient backward"} == set(cuda.calls)

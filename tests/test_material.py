@@ -26,9 +26,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_subset_is_the_same_for_every_row_and_another_for_every_draw(place: Path) -> None:
     found = material.read("conll04", material.Place(str(place / "conll04"), own=True), None)
-    first, again, other = (
-        found.data(tested=True, size=10, draw=draw, dev_share=0.3) for draw in (0, 0, 1)
-    )
+    first, again, other = (found.data(tested=True, size=10, draw=draw, dev_share=0.3) for draw in (0, 0, 1))
     assert first.train.rows == again.train.rows != other.train.rows
     assert (len(first.train), len(first.eval or ()), len(first.tests["test"])) == (10, 3, 12)
     assert first.facts == again.facts != other.facts
@@ -186,8 +184,6 @@ def test_the_corpus_scores_answers_as_the_paper_does(place: Path) -> None:
     assert scores["entity_precision"] == 1
 
 
-
-
 def test_each_corpus_is_read_from_the_first_plain_folder_that_holds_its_files(place: Path, tmp_path: Path) -> None:
     experiment = tiny_experiment(corpora=("conll04", "e2e"))
     (tmp_path / "empty").mkdir()
@@ -245,9 +241,7 @@ def test_a_model_that_bertscore_cannot_use_is_told_before_anything_is_trained(
     place: Path, tmp_path: Path, given: str, told: str
 ) -> None:
     models = {name: str(place / name) for name in ("bert", "gpt2")}
-    options = Options(
-        model=models["gpt2"], data=[str(place)], corpora=["e2e"], bertscore=given.format(**models)
-    )
+    options = Options(model=models["gpt2"], data=[str(place)], corpora=["e2e"], bertscore=given.format(**models))
     with pytest.raises(PrefixtuneError) as caught:
         runner.run("prefix_tuning", options, tmp_path / "out", resume=False, command=["x"])
     assert told.format(**models) in str(caught.value)

@@ -214,9 +214,7 @@ def test_a_row_that_cannot_take_a_setting_is_left_out_and_the_others_stay(
         for kind in ("adaptive", "p_tuning_v2")
     ]
     recipe = {"max_steps": 1, "batch_size": 8, "eval_every": 1, "part_lr": {"gates": 0.1}}
-    monkeypatch.setattr(
-        reproduce, "find", lambda name: tiny_experiment(arms=lambda _: arms, recipe=lambda _: recipe)
-    )
+    monkeypatch.setattr(reproduce, "find", lambda name: tiny_experiment(arms=lambda _: arms, recipe=lambda _: recipe))
     options = Options(model=str(place / "bert"), data=[str(place / "conll04")])
     found = runner.run("fake", options, tmp_path / "out", resume=False, command=["x"])
     assert [bool(row.runs) for row in found.rows] == [True, False]
@@ -225,9 +223,7 @@ def test_a_row_that_cannot_take_a_setting_is_left_out_and_the_others_stay(
     )
 
 
-def test_rows_that_are_cut_differently_say_so(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_that_are_cut_differently_say_so(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arms = [Trained(name="FT", kind="full", recipe={"lr": 1e-3})]
     arms += [Trained(name="P", kind="p_tuning_v2", options={"length": 139}, recipe={"lr": 1e-2})]
     recipe = {"max_steps": 1, "batch_size": 8, "eval_every": 1, "max_new_tokens": 3}

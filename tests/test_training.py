@@ -203,9 +203,7 @@ def test_the_sentence_sum_is_summed_over_tokens_and_averaged_over_sentences(tmp_
 
 
 @pytest.mark.parametrize("task", ["classification", "tagging"])
-def test_the_loss_of_a_head_is_that_of_its_model(
-    tmp_path: Path, bert: str, task: str
-) -> None:
+def test_the_loss_of_a_head_is_that_of_its_model(tmp_path: Path, bert: str, task: str) -> None:
     trainer = trainer_of(config(tmp_path, task, bert))
     batch = next(iter(trainer.get_train_dataloader()))
     trainer.model.eval()
@@ -527,9 +525,7 @@ def test_a_run_that_diverges_leaves_no_prefix(tmp_path: Path, gpt2: str) -> None
     assert not (Path(run.output) / "prefix.safetensors").exists()
 
 
-def test_a_look_without_numbers_is_never_the_best(
-    tmp_path: Path, bert: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_look_without_numbers_is_never_the_best(tmp_path: Path, bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The largest of logits that are no numbers is the first class, which may well be right."""
     run = config(tmp_path, "classification", bert, lr=1e30, clip=0, max_steps=2, eval_every=1)
     with pytest.raises(Diverged, match="training diverged"):

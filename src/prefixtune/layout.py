@@ -64,9 +64,7 @@ class Layout:
         return {**batch, "labels": labels[:, kept], "logits_to_keep": kept}
 
 
-def choose(
-    model: nn.Module, pad: Collate, pack: Collate | None, *, shifted: bool, wanted: str = "auto"
-) -> Layout:
+def choose(model: nn.Module, pad: Collate, pack: Collate | None, *, shifted: bool, wanted: str = "auto") -> Layout:
     """The layout for batches of `model`.
 
     Args:

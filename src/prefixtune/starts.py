@@ -40,7 +40,9 @@ def _repeated(start: Tensor, times: int) -> Tensor:
 
 
 _MOVES: dict[str, Callable[[Tensor, Any], Tensor]] = {
-    "batch_select_indices": _selected, "reorder_cache": _selected, "batch_repeat_interleave": _repeated,
+    "batch_select_indices": _selected,
+    "reorder_cache": _selected,
+    "batch_repeat_interleave": _repeated,
 }
 """The methods of a cache that move its rows, and what they do to a start."""
 

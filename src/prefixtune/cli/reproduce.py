@@ -45,8 +45,7 @@ LIST = "LIST"
 def build(tokens: Sequence[str]) -> cyclopts.App:
     """The command; `--model` may be missing where the experiments are only shown, and is asked for by `run`."""
     parameters = [
-        _optional(parameter) if parameter.name == "model" else parameter
-        for parameter in parameters_of(Options, _GROUP)
+        _optional(parameter) if parameter.name == "model" else parameter for parameter in parameters_of(Options, _GROUP)
     ]
 
     def reproduce(
@@ -90,9 +89,7 @@ def _corpora(experiment: Experiment) -> str:
     return f"{told}; if named: {', '.join(experiment.more)}" if experiment.more else told
 
 
-def run(
-    name: str, options: Options, output: Path, tokens: Sequence[str], *, resume: bool, rescore: bool
-) -> None:
+def run(name: str, options: Options, output: Path, tokens: Sequence[str], *, resume: bool, rescore: bool) -> None:
     """Run it, show the tables and write everything."""
     from prefixtune import reproduce
 
@@ -112,4 +109,3 @@ def run(
         report.show_table(grid.title, grid.columns, grid.lines)
     print("\n".join(caption(found)), file=sys.stderr)
     print(f"tables, plots and runs: {output}", file=sys.stderr)
-

@@ -20,9 +20,7 @@ LAYOUT = (
     "a line"
 )
 _PART = re.compile(r"\[SN\](URL|TITLE|FIRST-SENTENCE|RESTBODY)\[SN\]")
-_ADDRESS = re.compile(
-    r"bbc\.(?:co\.uk|com)(?:/\d+/hi)?/(?:(sport)\b|news/(?:(?:\d+/hi/)?([a-z_]+(?:-[a-z]+)*)|\d+\b))"
-)
+_ADDRESS = re.compile(r"bbc\.(?:co\.uk|com)(?:/\d+/hi)?/(?:(sport)\b|news/(?:(?:\d+/hi/)?([a-z_]+(?:-[a-z]+)*)|\d+\b))")
 NO_SECTION = "news"
 """The topic of news whose address names no section (`bbc.co.uk/news/10622048`)."""
 _FURNITURE = frozenset({

@@ -67,7 +67,6 @@ class Material:
         """The corpus's own metrics, those that can be computed here."""
         return corpora.find(self.corpus).score(answers, table, self.metrics)[0]
 
-
     def constant(self, table: Table) -> float | None:
         """What the best answer that is always the same scores in the main metric; None where answers are no classes."""
         if isinstance(self.task, Classification | Spans):
@@ -149,7 +148,13 @@ def read(
     if bertscore is not None and found.task == "text2text":
         names = (*(name for name in names if name != "bertscore"), f"bertscore:{bertscore}")
     return Material(
-        corpus, task, names, settings, train, dev, dict(zip(splits.tests, tests, strict=True)),
+        corpus,
+        task,
+        names,
+        settings,
+        train,
+        dev,
+        dict(zip(splits.tests, tests, strict=True)),
         held_out,
     )
 

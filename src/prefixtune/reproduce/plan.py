@@ -51,9 +51,7 @@ class Plan:
         every = (*self.experiment.corpora, *self.experiment.more)
         places: list[str | None] = [name for name in every if name in read]
         lengths = None if self.options.lengths is None else tuple(self.options.lengths)
-        return [
-            Cell(corpus, size, self.base, lengths) for corpus in (places or [None]) for size in (sizes or [None])
-        ]
+        return [Cell(corpus, size, self.base, lengths) for corpus in (places or [None]) for size in (sizes or [None])]
 
     def recipe(self, cell: Cell) -> dict[str, Any]:
         """What all rows of a cell share: the paper's recipe, and what the user changed."""

@@ -122,9 +122,7 @@ def run(
     return Findings(plan, rows, materials, left_out, command)
 
 
-def _rows(
-    plan: Plan, cells: Sequence[tuple[Cell, Sequence[Arm]]], materials: Mapping[str, Material]
-) -> list[Row]:
+def _rows(plan: Plan, cells: Sequence[tuple[Cell, Sequence[Arm]]], materials: Mapping[str, Material]) -> list[Row]:
     rows = []
     with Screen(sum(_jobs(plan, arm) for _, arms in cells for arm in arms)) as screen:
         for cell, arms in cells:
@@ -290,9 +288,7 @@ class Worker:
         else:
             begun_before = (folder / results.RUN).is_file()
             try:
-                found = fit(
-                    config, what, self.material.task, data, resume=True, origin=_ORIGIN, bar=self.screen.bar()
-                )
+                found = fit(config, what, self.material.task, data, resume=True, origin=_ORIGIN, bar=self.screen.bar())
             except (NoRoom, Unsuited) as error:  # beside this row's prefix, or with it
                 raise Unfit(str(error)) from error
             except Diverged as error:

@@ -15,6 +15,8 @@ from prefixtune.reproduce.scores import measured, metrics_of, tests_of
 from prefixtune.training import results
 
 MARKDOWN, JSON = "table.md", "table.json"
+
+
 @dataclass(frozen=True)
 class Grid:
     """One table: a title, the names of its columns and its lines."""

@@ -147,9 +147,7 @@ def tell_of_unlearned_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizer
         )
 
 
-def read_once(
-    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, decoding: Decoding
-) -> DynamicCache | None:
+def read_once(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, decoding: Decoding) -> DynamicCache | None:
     """The cache of all of a prompt `[B, T]` but its last token, a copy for each beam: `[B * beams, G, T - 1, D]`.
 
     `generate` reads a prompt once for every beam, although the beams part only behind it. None where it may go its own

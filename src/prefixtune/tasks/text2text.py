@@ -172,9 +172,7 @@ class Text2Text(Task):
             prompts.append((whole, cut))
         return prompts
 
-    def _targets(
-        self, table: Table, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-    ) -> list[list[int]]:
+    def _targets(self, table: Table, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
         """Token ids of the targets, exactly as generation is to write them."""
         end, first = self.end(tokenizer), _forced_first(model)
         if end in first:

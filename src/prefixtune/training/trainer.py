@@ -198,9 +198,7 @@ class PrefixTrainer(Trainer):
         assert self.judge is not None
         scores = {f"{metric_key_prefix}_{name}": value for name, value in self.judge(self.model).items()}
         nothing = np.empty(0)  # the judge keeps the answers to itself
-        return EvalLoopOutput(
-            predictions=nothing, label_ids=None, metrics=scores, num_samples=len(dataloader.dataset)
-        )
+        return EvalLoopOutput(predictions=nothing, label_ids=None, metrics=scores, num_samples=len(dataloader.dataset))
 
 
 def _ended(state: TrainerState) -> bool:

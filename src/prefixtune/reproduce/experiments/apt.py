@@ -14,9 +14,7 @@ def arms(cell: Cell) -> Sequence[Arm]:
         recipes.free_prefix(cell, "P-Tuning v2"),
         recipes.free_prefix(cell, "P-Tuning v2 1.5x", stretch=1.5),  # as many numbers as APT
         recipes.free_prefix(cell, "APT", "adaptive"),
-        Trained(
-            name="LoRA", kind="lora", options={"length": recipes.understanding_length(cell)}, recipe={"lr": 1e-3}
-        ),
+        Trained(name="LoRA", kind="lora", options={"length": recipes.understanding_length(cell)}, recipe={"lr": 1e-3}),
         Trained(name="Linear probe", kind="linear_probe", recipe={"lr": 1e-2}),
     )
 

@@ -21,7 +21,11 @@ def arms(cell: Cell) -> Sequence[Arm]:
         ),
         *(
             Trained(
-                name=f"Embedding only {P}", kind="prompt_tuning", options={"length": P}, recipe={"lr": 1e-2}, x=P,
+                name=f"Embedding only {P}",
+                kind="prompt_tuning",
+                options={"length": P},
+                recipe={"lr": 1e-2},
+                x=P,
                 series="Embedding only",
             )  # fmt: skip
             for P in lengths
