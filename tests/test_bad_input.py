@@ -22,9 +22,9 @@ from prefixtune.reproduce import runner
 from prefixtune.reproduce.experiment import Trained, Variable
 from prefixtune.reproduce.options import Options
 from prefixtune.tasks import Table
+from prefixtune.tasks.cells import ordered_labels
 from prefixtune.tasks.choice import Choice
 from prefixtune.tasks.tagging import Tagging
-from prefixtune.tasks.task import ordered_labels
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def table(*rows: dict[str, Any]) -> Table:
         (["--layers", "a"], "layers=['a']: expected layers by their numbers"),
         (["--layers", "1.0"], "layers=[1.0]: expected layers by their numbers"),
         (["--layers", "yes"], "layers=[True]: expected layers by their numbers"),
-        (["--layers", "1,1"], "layers=[1, 1]: 1 is there twice"),
+        (["--layers", "1,1"], "layers=[1, 1]: 1 appears twice"),
         (["--lengths", "1.5,2"], "lengths: [1.5, 2] is no list of whole numbers"),
         (["--lengths", "3,x"], "lengths: [3, 'x'] is no list of whole numbers"),
         (["--lengths", "encoder=4"], "lengths: 4 is no list of whole numbers"),
@@ -104,8 +104,8 @@ def test_a_name_that_is_no_text_is_refused(place: Path) -> None:
         ("separator: null", "the key 'separator' is empty; expected a value, or no such key"),
         ("separator:", "the key 'separator' is empty"),
         ("lr:", "the key 'lr' is empty"),
-        ("lr: 0.1\nseed: 1\nlr: 0.2", "the key 'lr' is there twice"),
-        ("max-length: 8\nmax_length: 9", "the key 'max_length' is there twice"),
+        ("lr: 0.1\nseed: 1\nlr: 0.2", "the key 'lr' appears twice"),
+        ("max-length: 8\nmax_length: 9", "the key 'max_length' appears twice"),
         ("seed: " + "9" * 5000, "is not valid YAML"),
     ],
 )

@@ -208,7 +208,7 @@ def test_a_split_that_is_missing_is_named_with_those_that_there_are(tmp_path: Pa
 
 
 def test_what_is_neither_a_folder_nor_on_the_hub_is_named() -> None:
-    with pytest.raises(DataError, match="'nobody/nothing' is no folder here and could not be had from the hub"):
+    with pytest.raises(DataError, match="'nobody/nothing' is not a local folder and could not be fetched from the hub"):
         corpora.find("xsum").read("nobody/nothing")
 
 

@@ -310,7 +310,7 @@ def test_a_damaged_folder_of_save_to_disk_is_one_line(tmp_path: Path) -> None:
     Dataset.from_list([{"tokens": ["a"], "tags": [0]}], features=NER).save_to_disk(str(tmp_path / "set"))
     for text in ("{", "{}"):
         write(tmp_path / "set" / "state.json", text)
-        with pytest.raises(DataError, match="set' is no file here, and loading it as a hub data set failed"):
+        with pytest.raises(DataError, match="set' is not a local file, and loading it as a hub data set failed"):
             tasks.read(str(tmp_path / "set"))
 
 

@@ -54,7 +54,6 @@ FLOORS = {
     "evaluation": 4,
     "probe": 4,
     "reproduce": 5,
-    "serving": 5,
     "demo": 6,
     "cli": 6,
     "__main__": 6,

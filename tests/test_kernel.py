@@ -499,7 +499,7 @@ def test_rows_of_several_prefixes_are_each_the_formula(
     gate = torch.rand(1, T, P, generator=generator, dtype=torch.float64)
     rows = [[4, 0], [1], [5]]  # and the rows 2 and 3 without a prefix
     parts = [
-        attention.Part(torch.tensor(r), *prefix, gate if i == 2 else None)
+        kernel.Part(torch.tensor(r), *prefix, gate if i == 2 else None)
         for i, (r, prefix) in enumerate(zip(rows, prefixes, strict=True))
     ]
     with torch.no_grad():

@@ -108,10 +108,10 @@ def test_a_list_that_is_given_twice_is_told_to_be_one(name: str, capsys: pytest.
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"sizes": [4, 8, 4]}, "--sizes: 4 is there twice; expected each once"),
-        ({"lengths": [2, 2]}, "--lengths: 2 is there twice; expected each once"),
-        ({"lr": ["1e-3", 0.001]}, "--lr: 0.001 is there twice; expected each once"),
-        ({"lr": {"FT": [1e-3], "APT": [0.1, 0.1]}}, "--lr: 0.1 is there twice; expected each once"),
+        ({"sizes": [4, 8, 4]}, "--sizes: 4 appears twice; expected each once"),
+        ({"lengths": [2, 2]}, "--lengths: 2 appears twice; expected each once"),
+        ({"lr": ["1e-3", 0.001]}, "--lr: 0.001 appears twice; expected each once"),
+        ({"lr": {"FT": [1e-3], "APT": [0.1, 0.1]}}, "--lr: 0.1 appears twice; expected each once"),
     ],
 )
 def test_what_is_tried_or_drawn_twice_is_refused(given: dict[str, Any], told: str) -> None:

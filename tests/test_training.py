@@ -515,7 +515,7 @@ def test_inputs_that_are_cut_are_counted(tmp_path: Path, bert: str, caplog: pyte
     run = config(tmp_path, "classification", bert, max_length=8, epochs=1, eval=None, test=None)
     tiny.jsonl(Path(run.train), rows)
     train(run, method())
-    assert "train.jsonl: 2 of 4 inputs fill all 8 tokens there is room for" in caplog.text
+    assert "train.jsonl: 2 of 4 inputs reach the limit of 8 tokens" in caplog.text
 
 
 def test_a_run_that_diverges_leaves_no_prefix(tmp_path: Path, gpt2: str) -> None:

@@ -248,22 +248,9 @@ def _rounded(size: int) -> int:
     return 1 << (size - 1).bit_length() if size else 0
 
 
-@dataclass(frozen=True)
-class Part:
-    """The rows of a batch that have one prefix, in one layer."""
-
-    rows: Tensor  # [b]
-    key: Tensor  # [G, P, Dk]
-    value: Tensor  # [G, P, Dv]
-    gate: Tensor | None  # [b|1, T|1, P]; None = 1
-
-
-def merge_mixed(call: AttentionCall, parts: Sequence[Part]) -> Tensor:
+def merge_mixed(call: AttentionCall, parts: Sequence[kernel.Part]) -> Tensor:
     """The joint attention of rows under prefixes of their own, or none: `[B, T, H, Dv]`. It has no gradient."""
-    call = cut_unwritten_keys(call)
-    mask, bias = call.mask, call.options.get("position_bias")
-    if bias is not None:
-        mask = add_mask(bias, visible_mask(call))
+    call, mask = _with_one_mask(call)
     query, key, value = call.query, call.key, call.value
     with torch.no_grad():
         return kernel.mixed_attention(query, key, value, parts, mask, call.causal and mask is None, call.scale)
@@ -271,13 +258,17 @@ def merge_mixed(call: AttentionCall, parts: Sequence[Part]) -> Tensor:
 
 def merge(call: AttentionCall, prefix_key: Tensor, prefix_value: Tensor, gate: Tensor | None) -> Tensor:
     """The joint attention by `kernel.merged_attention`: `[B, T, H, Dv]`."""
-    call = cut_unwritten_keys(call)
-    mask, bias = call.mask, call.options.get("position_bias")
-    if bias is not None:
-        mask = add_mask(bias, visible_mask(call))
+    call, mask = _with_one_mask(call)
     return kernel.merged_attention(
         call.query, call.key, call.value, prefix_key, prefix_value, gate, mask, call.causal and mask is None, call.scale
     )
+
+
+def _with_one_mask(call: AttentionCall) -> tuple[AttentionCall, Tensor | None]:
+    """The call without unwritten keys, and its mask, which a position bias is part of."""
+    call = cut_unwritten_keys(call)
+    bias = call.options.get("position_bias")
+    return call, call.mask if bias is None else add_mask(bias, visible_mask(call))
 
 
 def _joined_keys(call: AttentionCall, prefix_key: Tensor, prefix_value: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -306,19 +297,19 @@ def prepend_bias(call: AttentionCall, length: int) -> Tensor | None:
     return torch.cat([columns.expand(rows, -1, -1, -1) for columns in both], dim=-1)
 
 
-def prefix_scores(call: AttentionCall, prefix_key: Tensor) -> Tensor:
-    """`scale * q . k_p`, `[B, H, T, P]`, the heads of a group sharing their key; prefix_key `[(B,) G, P, Dk]`."""
+def scores(call: AttentionCall, key: Tensor) -> Tensor:
+    """`scale * q . k`, `[B, H, T, S]`, without mask or bias, heads of a group sharing a key; key `[(B,) G, S, Dk]`."""
     B, H, T, D = call.query.shape
-    G, P = prefix_key.shape[-3], prefix_key.shape[-2]
+    G, S = key.shape[-3], key.shape[-2]
     grouped = call.query.reshape(B, G, H // G * T, D)
-    return (grouped @ prefix_key.mT).view(B, H, T, P) * call.scale
+    return (grouped @ key.mT).view(B, H, T, S) * call.scale
 
 
-def mix_prefix_values(weights: Tensor, prefix_value: Tensor) -> Tensor:
-    """`sum_j weights_j v_p[j]`: weights `[B, H, T, P]`, prefix_value `[(B,) G, P, Dv]` to `[B, H, T, Dv]`."""
-    B, H, T, P = weights.shape
-    G = prefix_value.shape[-3]
-    return (weights.reshape(B, G, H // G * T, P) @ prefix_value).view(B, H, T, -1)
+def mix(weights: Tensor, value: Tensor) -> Tensor:
+    """`sum_s weights_s v[s]`: weights `[B, H, T, S]`, value `[(B,) G, S, Dv]` to `[B, H, T, Dv]`."""
+    B, H, T, S = weights.shape
+    G = value.shape[-3]
+    return (weights.reshape(B, G, H // G * T, S) @ value).view(B, H, T, -1)
 
 
 def _gated_by_position(
@@ -328,9 +319,7 @@ def _gated_by_position(
     call = cut_unwritten_keys(call)
     P = prefix_key.shape[-2]
     gate = gate[:, None]  # [B, 1, T, P]
-    score_p = prefix_scores(call, prefix_key) * gate
-    score_s = token_scores(call)
-    score = torch.cat([score_p, score_s], dim=-1)  # [B, H, T, P + S]
+    score = torch.cat([scores(call, prefix_key) * gate, scores(call, call.key)], dim=-1)  # [B, H, T, P + S]
     softcap = call.options.get("softcap")
     if softcap is not None and call.base is not sdpa_attention_forward:  # which has none, whatever it is asked for
         score = torch.tanh(score / softcap) * softcap
@@ -339,23 +328,8 @@ def _gated_by_position(
         score = score + bias
     weights = softmax_with_sinks(add_mask(score, prepend_prefix_mask(visible_mask(call), call, P)), call.options)
     dropped = F.dropout(weights, p=call.options.get("dropout", 0.0), training=call.module.training)
-    out = mix_prefix_values(dropped[..., :P] * gate, prefix_value) + mix_token_values(dropped[..., P:], call.value)
+    out = mix(dropped[..., :P] * gate, prefix_value) + mix(dropped[..., P:], call.value)
     return out.transpose(1, 2).contiguous(), weights
-
-
-def token_scores(call: AttentionCall) -> Tensor:
-    """`scale * q . k`, `[B, H, T, S]`, without mask or bias."""
-    B, H, T, D = call.query.shape
-    G, S = call.key.shape[1], call.key.shape[2]
-    grouped = call.query.reshape(B, G, H // G * T, D)
-    return (grouped @ call.key.transpose(2, 3)).view(B, H, T, S) * call.scale
-
-
-def mix_token_values(weights: Tensor, value: Tensor) -> Tensor:
-    """`sum_s weights_s v[s]`: weights `[B, H, T, S]`, value `[B, G, S, Dv]` to `[B, H, T, Dv]`."""
-    B, H, T, S = weights.shape
-    G = value.shape[1]
-    return (weights.reshape(B, G, H // G * T, S) @ value).view(B, H, T, -1)
 
 
 def add_mask(score: Tensor, mask: Tensor | None) -> Tensor:
@@ -387,8 +361,8 @@ def plain_attention(
 ) -> tuple[Tensor, Tensor]:
     """Attention written out, for models whose file has no `eager_attention_forward`: `[B, T, H, Dv]` and weights."""
     call = AttentionCall(module, query, key, value, mask, options, plain_attention, causal=False)
-    score = token_scores(call)
+    score = scores(call, call.key)
     bias = options.get("position_bias")
     weights = softmax_with_sinks(add_mask(score if bias is None else score + bias, mask), options)
     dropped = F.dropout(weights, p=options.get("dropout", 0.0), training=module.training)
-    return mix_token_values(dropped, value).transpose(1, 2).contiguous(), weights
+    return mix(dropped, value).transpose(1, 2).contiguous(), weights

@@ -17,12 +17,10 @@ from prefixtune import geometry
 from prefixtune.attention import AttentionCall
 from prefixtune.errors import ConfigError, near_miss
 from prefixtune.geometry import Geometry
+from prefixtune.heads import BANK
 from prefixtune.prefix import Prefix, Slot
 from prefixtune.seam import Group, Stack
 from prefixtune.seat import seam
-
-BANK = "prefixtune"
-"""The name of the bank among the model's children; gone after detach."""
 
 SEAM = "prefixtune_"
 """Attention functions are registered as `prefixtune_sdpa` and `prefixtune_eager`."""

@@ -23,8 +23,9 @@ from transformers import PreTrainedModel
 
 import prefixtune
 from prefixtune import methods, seating
-from prefixtune.bank import BANK, Bank, bank_of, check_name
-from prefixtune.errors import CheckpointError, ConfigError
+from prefixtune.bank import Bank, bank_of, check_name
+from prefixtune.errors import CheckpointError, ConfigError, first_line
+from prefixtune.heads import BANK
 from prefixtune.identity import Identity, identity_of
 from prefixtune.kinds import is_whole
 from prefixtune.prefix import Method, Prefix, Slot
@@ -182,7 +183,7 @@ def load(
     method = method_from(header)
     with seating.entering(model, chosen) as bank:
         _check_base(header, identity_of(model, bank.geometry), directory_or_hub_id)
-        slots = _slots_from(header, method, model, bank)
+        slots = _slots_from(header, bank)
         _check_shapes(slots, tensors, directory_or_hub_id)
         prefix = _restored(method, slots, tensors, directory_or_hub_id)
         seating.install(model, chosen, prefix)
@@ -210,8 +211,8 @@ def local_folder(directory_or_hub_id: str | os.PathLike[str]) -> Path:
     try:
         return Path(snapshot_download(where, allow_patterns=[TENSORS, CONFIG]))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"{where!r} is no folder here and could not be had from the hub: {first}") from error
+        told = f"{where!r} is not a local folder and could not be fetched from the hub: {first_line(error)}"
+        raise CheckpointError(told) from error
 
 
 def method_from(header: Mapping[str, Any]) -> Method:
@@ -253,7 +254,7 @@ def _hint(theirs: Identity, ours: Identity) -> str:
     return ""
 
 
-def _slots_from(header: Mapping[str, Any], method: Method, model: PreTrainedModel, bank: Bank) -> tuple[Slot, ...]:
+def _slots_from(header: Mapping[str, Any], bank: Bank) -> tuple[Slot, ...]:
     layers = {f"{layer.site}.{layer.index}": layer for layer in bank.geometry.layers}
     unknown = [key for key in header["slots"] if key not in layers]
     if unknown:

@@ -43,6 +43,11 @@ def near_miss(given: object, options: Iterable[str]) -> str:
     return f"; known: {', '.join(options) or 'none'}"
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of another library says first; its class, where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def check_characters(text: str, told: str) -> None:
     """Raise ConfigError for half a character, which an argument that is not UTF-8 has."""
     try:

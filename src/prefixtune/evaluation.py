@@ -69,21 +69,19 @@ def load(model_id: str | None, directories: Mapping[str, str], *, dtype: str = "
     if len(heads) > 1:
         told = ", ".join(f"{name}: {task.kind}" for name, task in kinds.items() if task is not None)
         raise ConfigError(f"prefixes of different tasks need different model heads ({told}); load them one at a time")
-    given = model_id
-    if model_id is None:
-        if not configs:
-            raise ConfigError("no model given; name one with --model")
-        model_id = next(iter(configs.values()))["base_model"]["name"]
+    if model_id is None and not configs:
+        raise ConfigError("no model given; name one with --model")
+    base = next(iter(configs.values()))["base_model"]["name"] if model_id is None else model_id
     first = next((task for task in kinds.values() if task is not None), None)
     try:
-        model, tokenizer = load_base(model_id, first, dtype=_trained_dtype(metadata) if dtype == "auto" else dtype)
+        model, tokenizer = load_base(base, first, dtype=_trained_dtype(metadata) if dtype == "auto" else dtype)
     except ModelError as error:
-        if given is not None:
+        if model_id is not None:
             raise
         prefix = next(iter(folders.values()))
         raise ModelError(f"{error} (the base that {prefix} names; --model names another folder of it)") from error
     for name, folder in folders.items():
-        _check_tokenizer(tokenizer, metadata[name], folder, model_id)
+        _check_tokenizer(tokenizer, metadata[name], folder, base)
     torch.nn.Module.to(model, _device())
     for name, folder in folders.items():
         pt.load(model, folder, name=name)
@@ -156,7 +154,12 @@ def measure(
 def evaluate(
     loaded: Loaded, name: str, table: Table, *, batch_size: int = 32, decoding: Decoding | None = None
 ) -> tuple[dict[str, float], list[Any]]:
-    """The metrics of the prefix `name` on `table`, and its answers: one a row, one a source for text to text."""
+    """The metrics of the prefix `name` on `table`, and its answers: one per row, one per source for text to text.
+
+    Raises:
+        CheckpointError: the prefix does not say its task.
+        ModelError: the loss is no number.
+    """
     task = loaded.tasks[name]
     if task is None:
         raise CheckpointError(
@@ -171,6 +174,11 @@ def evaluate(
             decoding=decoding or trained_decoding(loaded.metadata[name]), answered=True,
         )  # fmt: skip
     assert found.answers is not None
+    if not math.isfinite(found.loss):  # then the largest of logits that are none is the first class
+        raise ModelError(
+            f"{table.name}: the loss under the prefix {name!r} is {found.loss}, so its answers mean nothing; expected "
+            "a number: try --dtype float32, or train the prefix again with a lower learning rate"
+        )
     return {"loss": found.loss, **task.score(found.answers, prepared)}, found.answers
 
 

@@ -4,7 +4,7 @@ The backward takes an output and a log-sum-exp over more keys than it is given (
 ring attention (torch.distributed.tensor.experimental) calls the same operations like that.
 
 Axes: B batch, H query heads, G key/value heads, T queries, S keys, D head size. CUDA's part was never run on a GPU: its
-tests put the written formula in the place of torch's operations, and attention.Trials compares it with the joined
+tests put the written formula in the place of torch's operations, and attention.TRIALS compares it with the joined
 attention on the GPU itself before it is used there.
 """
 

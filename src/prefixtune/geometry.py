@@ -49,6 +49,12 @@ class Layer:
     window: int | None  # sliding window in tokens
     encoder_decoder: bool  # whether the model has both stacks
 
+    @property
+    def block(self) -> tuple[str, int] | None:
+        """The path of the list of blocks around it, and its number there: ('model.layers', 3); None: no such list."""
+        parts = self.module.split(".")
+        return next(((".".join(parts[:i]), int(part)) for i, part in enumerate(parts) if part.isdigit()), None)
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -292,9 +298,9 @@ def _prove_all_reached(model: PreTrainedModel, geometry: Geometry) -> None:
             "expected all of encoder, decoder and cross; a file under prefixtune/architectures can route it"
         )
     reached = {layer.module for layer in geometry.layers}
-    for blocks in {_blocks_around(layer.module) for layer in geometry.layers} - {None}:
-        total = len(model.get_submodule(blocks))  # type: ignore[arg-type]
-        hit = {path[len(blocks) + 1 :].split(".")[0] for path in reached if path.startswith(f"{blocks}.")}  # type: ignore[arg-type]
+    for blocks in {layer.block[0] for layer in geometry.layers if layer.block is not None}:
+        total = sum(1 for _ in model.get_submodule(blocks).children())
+        hit = {path[len(blocks) + 1 :].split(".")[0] for path in reached if path.startswith(f"{blocks}.")}
         missing_blocks = [i for i in range(total) if str(i) not in hit and not _without_attention(model, blocks, i)]
         if missing_blocks:
             raise ModelError(
@@ -303,16 +309,7 @@ def _prove_all_reached(model: PreTrainedModel, geometry: Geometry) -> None:
             )
 
 
-def _blocks_around(path: str) -> str | None:
-    """The path of the list of blocks around an attention: 'model.layers' for 'model.layers.3.self_attn'."""
-    parts = path.split(".")
-    for i, part in enumerate(parts):
-        if part.isdigit():
-            return ".".join(parts[:i])
-    return None
-
-
-def _without_attention(model: PreTrainedModel, blocks: str | None, index: int) -> bool:
+def _without_attention(model: PreTrainedModel, blocks: str, index: int) -> bool:
     """Whether block `index` says of itself, by its config's layer types or its modules, that it has no attention."""
     kinds = getattr(model.config.get_text_config(), "layer_types", None) or []
     if index < len(kinds) and kinds[index] in _NOT_ATTENTION:

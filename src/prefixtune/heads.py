@@ -13,21 +13,21 @@ from transformers import PreTrainedModel
 
 from prefixtune.errors import ConfigError
 
+BANK = "prefixtune"
+"""The name of the child of a model that holds its prefixes."""
+
 _OF_A_BODY = (nn.ModuleList, nn.Embedding)
 """What stands in a body, and in no head: some classes (T5 and CLIP with a head) hold the parts of a body beside it."""
 
 
-def head_names(model: PreTrainedModel, bank: str | None = None) -> list[str]:
-    """The model's children that read out the base: what stands outside it in a model without a language-model head.
-
-    `bank` is the name of the child that holds prefixes, which is neither; None: nothing was attached yet.
-    """
+def head_names(model: PreTrainedModel) -> list[str]:
+    """The model's children that read out the base: what stands outside it in a model without a language-model head."""
     if model.get_output_embeddings() is not None:
         return []
     children = [
         (name, child)
         for name, child in model.named_children()
-        if child is not model.base_model and name != bank and next(child.parameters(), None) is not None
+        if child is not model.base_model and name != BANK and next(child.parameters(), None) is not None
     ]
     if model.base_model is not model:
         return [name for name, _ in children]

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from prefixtune.geometry import Geometry
-from prefixtune.heads import head_names
+from prefixtune.heads import BANK, head_names
 
 SAMPLES = 64
 """How many weights of each tensor the fingerprint reads, evenly spread."""
@@ -118,8 +118,8 @@ def _fingerprints(model: PreTrainedModel) -> dict[str, str]:
 
 def _base_weights(model: PreTrainedModel) -> list[Tensor]:
     """The parameters of the base alone, in a fixed order: neither a task head nor a prefix."""
-    heads = head_names(model, "prefixtune") if model.base_model is model else []
-    beside = tuple(f"{name}." for name in ("prefixtune", *heads))
+    heads = head_names(model) if model.base_model is model else []
+    beside = tuple(f"{name}." for name in (BANK, *heads))
     named = sorted(model.base_model.named_parameters())
     return [parameter for name, parameter in named if not name.startswith(beside)]
 

@@ -13,7 +13,8 @@ torch's own, given the merged output and log-sum-exp.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,17 +53,14 @@ def merged_attention(
     return out[..., :Dv].contiguous()
 
 
-class Part(Protocol):
-    """The rows `[b]` of a batch that have one prefix: its keys `[G, P, Dk]`, values `[G, P, Dv]` and gate."""
+@dataclass(frozen=True)
+class Part:
+    """The rows of a batch that have one prefix, in one layer."""
 
-    @property
-    def rows(self) -> Tensor: ...
-    @property
-    def key(self) -> Tensor: ...
-    @property
-    def value(self) -> Tensor: ...
-    @property
-    def gate(self) -> Tensor | None: ...
+    rows: Tensor  # [b]
+    key: Tensor  # [G, P, Dk]
+    value: Tensor  # [G, P, Dv]
+    gate: Tensor | None  # [b|1, T|1, P]; None = 1
 
 
 def mixed_attention(

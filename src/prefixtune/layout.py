@@ -20,17 +20,16 @@ from transformers import PreTrainedModel
 
 from prefixtune import packing
 from prefixtune.bank import bank_of, names_in
-from prefixtune.errors import ConfigError, PrefixtuneError, Unsuited, near_miss
+from prefixtune.errors import ConfigError, Unsuited, first_line, near_miss
 from prefixtune.packing import IGNORED
 from prefixtune.positions import first_position, learned_positions
-from prefixtune.tiny_input import is_encoder_decoder, quiet_evaluation, tiny_inputs
+from prefixtune.tiny_input import FAILURES, is_encoder_decoder, quiet_evaluation, tiny_inputs
 
 PACKING = ("auto", "always", "never")
 
 Batch = Mapping[str, Any]
 Collate = Callable[[list[Any]], dict[str, Any]]
 
-_FAILURES = (PrefixtuneError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _proved: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()  # by prefix, or by bank for the bare model
 
 
@@ -116,9 +115,8 @@ def refusal(model: nn.Module) -> str | None:
 def _tried(model: PreTrainedModel) -> str | None:
     try:
         return _difference(model)
-    except _FAILURES as error:
-        told = str(error).strip().splitlines() or ["no message"]
-        return f"{type(model).__name__} does not run on a packed row ({type(error).__name__}: {told[0]})"
+    except FAILURES as error:
+        return f"{type(model).__name__} does not run on a packed row ({type(error).__name__}: {first_line(error)})"
 
 
 def _difference(model: PreTrainedModel) -> str | None:

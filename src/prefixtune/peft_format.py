@@ -27,7 +27,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from prefixtune import seating, tiny_input
 from prefixtune.bank import Bank, bank_of, check_name
 from prefixtune.checkpoint import made_folder, replace_save_pretrained, write_whole
-from prefixtune.errors import CheckpointError, ConfigError, ModelError
+from prefixtune.errors import CheckpointError, ConfigError, ModelError, first_line
 from prefixtune.geometry import SITES, Geometry, Layer
 from prefixtune.methods.p_tuning_v2 import PTuningV2
 from prefixtune.prefix import KeysValues, Prefix, Slot
@@ -273,10 +273,9 @@ def _prove_cache(model: PreTrainedModel, bank: Bank, name: str, pairs: Sequence[
             with bank.choose(None):
                 theirs = base(**cached)[0].float()
         except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelError(
-                f"{what} cannot run with a filled cache ({first}), through which PEFT's prefix enters, so PEFT cannot "
-                "tune it"
+                f"{what} cannot run with a filled cache ({first_line(error)}), through which PEFT's prefix enters, so "
+                "PEFT cannot tune it"
             ) from error
     gap, size = (ours - theirs).abs().max().item(), theirs.abs().max().item()
     if not gap <= torch.finfo(dtype).eps ** 0.5 * size:

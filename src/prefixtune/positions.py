@@ -20,8 +20,8 @@ def bias_source(attention: nn.Module, stack: nn.Module) -> Any:
     raise ModelError(f"{type(stack).__name__} adds a position bias of an unknown kind; use position_offset=0")
 
 
-def text_mask(given: Any, past: int, length: int, window: int | None) -> Tensor | None:
-    """A 2D padding mask as `[B, S]`, also from the 4D mask that was prepared for `length` queries behind `past` keys.
+def text_mask(given: Any, past: int, window: int | None) -> Tensor | None:
+    """A 2D padding mask as `[B, S]`, also from the 4D mask that was prepared for queries behind `past` keys.
 
     There a key is text if any query sees it, unless a sliding window cuts it. Then a query tells of itself, and the
     first one of the keys before it that are in its window; keys that left the window count as text.

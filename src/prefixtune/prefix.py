@@ -143,7 +143,7 @@ def _check_places(name: str, given: Any, kind: type) -> None:
     if not isinstance(given, Sequence) or isinstance(given, str) or not all(type(item) is kind for item in given):
         raise ConfigError(f"{name}={given!r}: expected {told}")
     if twice := [item for item in given if given.count(item) > 1]:
-        raise ConfigError(f"{name}={given!r}: {twice[0]!r} is there twice; expected each once")
+        raise ConfigError(f"{name}={given!r}: {twice[0]!r} appears twice; expected each once")
 
 
 def _check_lengths(given: Any) -> None:
@@ -254,6 +254,11 @@ class Prefix(nn.Module, ABC):
 
     def plain_keys_values(self, slot: Slot) -> KeysValues:
         """Keys and values that act alike in any engine's key/value cache; ConfigError when there are none such."""
+        if not self.joint:
+            raise ConfigError(
+                f"{self.method.name()} attends to the prefix outside the text's softmax, which no key/value cache can "
+                "hold; expected a joint method (prefix_tuning, p_tuning_v2, cartridge) to export"
+            )
         return self.keys_values(slot)
 
     @property
@@ -351,6 +356,9 @@ class AddressedByContent(Method):
     """A prefix beside the text's softmax that starts with random keys and values of zero, under which it is none."""
 
     starts_as_no_op: ClassVar[bool] = True
+
+    length: int | None = 10
+    """Prefix length P: how many key/value vectors every layer gets. None: as many as `lengths` says."""
 
     position_offset: int | Mapping[str, int] | None = 0
     """Where the first real token stands. Default: 0, where it stands in the base model."""

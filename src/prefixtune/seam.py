@@ -254,7 +254,7 @@ class Stack:
         cache = named.get("past_key_values")
         past = int(cache.get_seq_length()) if isinstance(cache, Cache) else 0
         T, given = tokens.shape[1], named.get("attention_mask")
-        mask = text_mask(given, past, T, self.window)
+        mask = text_mask(given, past, self.window)
         if mask is not None and mask.shape[1] < past + tokens.shape[1]:
             mask = torch.cat([mask.new_ones(len(mask), past + tokens.shape[1] - mask.shape[1]), mask], dim=1)
         if mask is not None and mask.shape[1] > past + tokens.shape[1]:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from prefixtune import attention, packing, rotary
-from prefixtune.attention import AttentionCall, AttentionFunction, Part, is_causal
+from prefixtune.attention import AttentionCall, AttentionFunction, is_causal
 from prefixtune.errors import ConfigError, ModelError
 from prefixtune.geometry import Layer, attention_input, base_attention
+from prefixtune.kernel import Part
 from prefixtune.positions import bias_source
 from prefixtune.prefix import Prefix, Slot
 from prefixtune.rotary import Layout, Rotation

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prefixtune import architectures, geometry, rotary, tiny_input
-from prefixtune.bank import BANK, SEAM, Bank, bank_of
-from prefixtune.errors import ConfigError, ModelError
-from prefixtune.heads import HeadSwitch, copy_heads, head_names
+from prefixtune.bank import SEAM, Bank, bank_of
+from prefixtune.errors import ConfigError, ModelError, first_line
+from prefixtune.heads import BANK, HeadSwitch, copy_heads, head_names
 from prefixtune.prefix import Method, Prefix, Slot, plan, text_starts
 from prefixtune.rotary import Rotation
 from prefixtune.seam import Stack
@@ -119,7 +119,7 @@ def _take_seats(model: PreTrainedModel, bank: Bank) -> None:
     undo.append(partial(delattr, model, BANK))
     for path in dict.fromkeys(layer.stack for layer in bank.geometry.layers):
         _seat_stack(model, bank, path)
-    for name in head_names(model, BANK):
+    for name in head_names(model):
         handle = model.get_submodule(name).register_forward_hook(HeadSwitch(bank, name), with_kwargs=True)
         undo.append(handle.remove)
 
@@ -174,7 +174,7 @@ def install(model: PreTrainedModel, name: str, prefix: Prefix) -> None:
             )
         _keep_the_future_hidden(model, bank, prefix, stack)
     prefix.to(model.device)
-    bank.add(name, prefix, copy_heads(model, head_names(model, BANK)))
+    bank.add(name, prefix, copy_heads(model, head_names(model)))
     bank.train(model.training)
     try:
         if prefix.by_content:
@@ -304,9 +304,9 @@ def _tiny_output(model: PreTrainedModel) -> Tensor:
     """The first output of `model` on the tiny input. Raises ModelError when it does not run on such an input at all."""
     try:
         return tiny_input.run_tiny(model)[0]
-    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except tiny_input.FAILURES as error:
         raise ModelError(
             f"{type(model).__name__} does not run on the tiny input that attach proves itself with "
-            f"({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}); "
+            f"({type(error).__name__}: {first_line(error)}); "
             "attach to the part of it that has the attention, e.g. its text model"
         ) from error

@@ -10,7 +10,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from prefixtune import kernel
-from prefixtune.attention import AttentionCall, add_mask, mix_prefix_values, prefix_scores, softmax_with_sinks
+from prefixtune.attention import AttentionCall, add_mask, mix, scores, softmax_with_sinks
 
 
 def separate_attention(
@@ -29,11 +29,11 @@ def separate_attention(
     if call.prefix_mask is None and prefix_key.ndim == 3:
         alone = kernel.prefix_attention(query, prefix_key, prefix_value, call.scale)  # [B, H, T, Dv]
     else:
-        score = add_mask(prefix_scores(replace(call, query=query), prefix_key), call.prefix_mask)
+        score = add_mask(scores(replace(call, query=query), prefix_key), call.prefix_mask)
         shares = softmax_with_sinks(score, {})
         if call.prefix_mask is not None:
             shares = shares.masked_fill(~call.prefix_mask, 0.0)  # where none is left, a mean of all
-        alone = mix_prefix_values(shares, prefix_value)
+        alone = mix(shares, prefix_value)
     if factor is not None:
         alone = alone * factor.to(out.dtype).view(1, -1, 1, 1)
     return out + alone.transpose(1, 2), weights
@@ -51,10 +51,10 @@ def linear_attention(call: AttentionCall, prefix_key: Tensor, prefix_value: Tens
     out, weights = call.run_base()
     query, prefix_key, prefix_value = call.content, prefix_key.to(call.key.dtype), prefix_value.to(call.value.dtype)
     if call.prefix_mask is None and 2 * prefix_key.shape[-2] > query.shape[3]:
-        alone = mix_prefix_values(query, prefix_key.mT @ prefix_value * call.scale)  # [B, H, T, Dv]
+        alone = mix(query, prefix_key.mT @ prefix_value * call.scale)  # [B, H, T, Dv]
     else:
-        score = prefix_scores(replace(call, query=query), prefix_key)
+        score = scores(replace(call, query=query), prefix_key)
         if call.prefix_mask is not None:
             score = score.masked_fill(~call.prefix_mask, 0.0)
-        alone = mix_prefix_values(score, prefix_value)
+        alone = mix(score, prefix_value)
     return out + alone.transpose(1, 2), weights

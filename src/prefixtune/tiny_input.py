@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from prefixtune.errors import ModelError
+from prefixtune.errors import ModelError, PrefixtuneError
+
+FAILURES = (PrefixtuneError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What a forward raises on an input that its model cannot take."""
 
 
 def is_encoder_decoder(model: PreTrainedModel) -> bool:

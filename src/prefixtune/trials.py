@@ -12,6 +12,8 @@ from collections.abc import Callable, Hashable, Sequence
 import torch
 from torch import Tensor
 
+from prefixtune.errors import first_line
+
 Way = Callable[..., Tensor]
 
 _REPEATS = 3
@@ -44,7 +46,7 @@ class Trials:
         try:
             found = _run(way, inputs)
         except RuntimeError as error:
-            _warn(f"failed ({str(error).splitlines()[0]})")
+            _warn(f"failed ({first_line(error)})")
             return False
         for got, wanted in zip(found, right, strict=True):
             off, most = _largest(got - wanted), _TOLERANCES[wanted.dtype] * _largest(wanted)

@@ -159,7 +159,7 @@ class InfixPrefix(Prefix):
             self.seen_from = 0.0 if past else float(T - 1)
         positions, mask = kwargs.get("position_ids"), kwargs.get("attention_mask")
         if positions is None:
-            positions = real_positions(ids, text_mask(mask, past, ids.shape[1], None), past)
+            positions = real_positions(ids, text_mask(mask, past, None), past)
         if mask is None:  # without one, the leap in the positions would be that of a packed row
             mask = torch.ones(len(ids), past + T, dtype=torch.long, device=ids.device)
         moved = positions + self.longest * _behind(self.seen_from, T, ids.device).long()

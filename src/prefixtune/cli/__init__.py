@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         where = "" if error.filename is None else f" {error.filename}:"
         print(
-            f"prefixtune:{where} {error.strerror}; make room, or choose another folder (a run that was begun goes on "
-            "with --resume)",
+            f"prefixtune:{where} {error.strerror}; free some space, or choose another folder (a run that was "
+            "begun continues with --resume)",
             file=sys.stderr,
         )
         return BAD_INPUT

@@ -72,18 +72,18 @@ def evaluate(
         prefix: Folder (or hub id) of the prefix.
         data: File or hub data set with the columns of the prefix's task, or CORPUS=FOLDER, as reproduce reads it.
         model: The base model; default: the one the prefix names.
-        split: Split of a hub data set; of a corpus train, dev or a test.
+        split: Split of a hub data set; for a corpus: train, dev or the name of a test.
         subset: Configuration of a hub data set.
-        columns: Renames of columns, as in source=mr,target=ref; default: as in training.
+        columns: Renames of columns, as in source=mr,target=ref; default: those used in training.
         data_format: Format of the file when its extension does not say.
-        batch_size: Examples a batch.
+        batch_size: Examples per batch.
         dtype: Type of the base model's weights: auto (as in training), float32, bfloat16, float16.
-        output: File to write the metrics to, as well.
-        predictions: JSONL file to write the model's answers to, one a row (text to text: one a source).
+        output: Also write the metrics to this file.
+        predictions: JSONL file to write the model's answers to, one per row (text to text: one per source).
         report: HTML file to write: the scores, gates where there are any, curves, samples and configuration.
     """
     from prefixtune import evaluation
-    from prefixtune.checkpoint import local_folder
+    from prefixtune.checkpoint import local_folder, read_config
     from prefixtune.cli.data import check_columns
     from prefixtune.cli.data import read as read_data
     from prefixtune.probe.report import Scored, of_run, read_record
@@ -91,9 +91,11 @@ def evaluate(
 
     files = {"--output": output, "--predictions": predictions, "--report": report}
     results.check_files(files, {"--data": [data], **results.files_of(model, [prefix])})
+    folder = local_folder(prefix)
+    read_config(folder)  # a broken one shows before data are fetched
     if report is not None:
         curves.check_library()
-        read_record(local_folder(prefix))  # a broken one shows before the work
+        read_record(folder)
     renames = column_names(columns)
     table = read_data(data, split=split, subset=subset, form=data_format, columns=renames)
     loaded = evaluation.load(model, {"default": prefix}, dtype=dtype)
@@ -111,7 +113,7 @@ def evaluate(
     if predictions is not None:
         results.write_text(predictions, results.jsonl(answers))
     if report is not None:
-        scored = Scored(loaded, "default", local_folder(prefix), table, scores, answers, how, facts)
+        scored = Scored(loaded, "default", folder, table, scores, answers, how, facts)
         results.write_text(report, of_run(scored, batch_size=batch_size))
 
 
@@ -128,16 +130,17 @@ def generate(
         prefix: Folder of a prefix, or NAME=FOLDER; may be repeated.
         prompt: One text to answer.
         input: File or hub data set of texts to answer (its column `source`), or CORPUS=FOLDER; answers are JSONL.
-        output: File for the answers, in the place of standard output.
-        bare: Answer without a prefix, too.
-        split: Split of a hub data set; of a corpus train, dev or a test.
+        output: File for the answers, instead of standard output.
+        bare: Also answer without a prefix.
+        split: Split of a hub data set; for a corpus: train, dev or the name of a test.
         subset: Configuration of a hub data set.
         columns: Renames of columns, as in source=mr.
         data_format: Format of the file when its extension does not say.
-        batch_size: Rows a batch.
+        batch_size: Rows per batch.
         dtype: Type of the base model's weights: auto (as in training), float32, bfloat16, float16.
     """
     from prefixtune import evaluation
+    from prefixtune.checkpoint import local_folder, read_config
     from prefixtune.training import results
 
     folders = _named_folders(prefix or [])
@@ -145,6 +148,8 @@ def generate(
     results.check_files({"--output": output}, {**inputs, **results.files_of(model, folders.values())})
     if (prompt is None) == (input is None):
         raise ConfigError("give one text with --prompt, or a file of texts with --input")
+    for folder in folders.values():
+        read_config(local_folder(folder))  # a broken one shows before data are fetched
     table = _inputs(input, columns=columns, split=split, subset=subset, data_format=data_format)
     overrides = (decoding or DecodingOptions()).overrides()
     loaded = evaluation.load(model, folders, dtype=dtype)

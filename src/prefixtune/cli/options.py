@@ -93,7 +93,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         got = "an empty file" if data is None else f"a {type(data).__name__}"
         raise ConfigError(f"{path}: expected a mapping of options, got {got}")
     if twice:
-        raise ConfigError(f"{path}: the key {twice[0]!r} is there twice; expected each once")
+        raise ConfigError(f"{path}: the key {twice[0]!r} appears twice; expected each key once")
     return {str(key).replace("-", "_"): value for key, value in data.items()}
 
 

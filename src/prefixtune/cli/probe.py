@@ -27,23 +27,25 @@ def probe(
         by: Keep apart: label (tagging: the entity type of each word) or example.
         limit: Read only the first rows of the data.
         budget: Positions of the variable prefix, as a multiple of those the prefix has in all layers together.
-        split: Split of a hub data set; of a corpus train, dev or a test.
+        split: Split of a hub data set; for a corpus: train, dev or the name of a test.
         subset: Configuration of a hub data set.
-        columns: Renames of columns, as in source=mr,target=ref; default: as in training.
+        columns: Renames of columns, as in source=mr,target=ref; default: those used in training.
         data_format: Format of the file when its extension does not say.
-        batch_size: Examples a batch.
+        batch_size: Examples per batch.
         dtype: Type of the base model's weights: auto (as in training), float32, bfloat16, float16.
     """
     from prefixtune import evaluation
-    from prefixtune.checkpoint import local_folder
+    from prefixtune.checkpoint import local_folder, read_config
     from prefixtune.cli.data import check_columns
     from prefixtune.cli.data import read as read_data
     from prefixtune.probe import lengths
     from prefixtune.probe import run as probing
+    from prefixtune.training import results
 
-    probing.check_output(output)
+    results.check_new_folder(output)
     lengths.check_ratio(budget)
     folder = local_folder(prefix)
+    read_config(folder)  # a broken one shows before data are fetched
     renames = column_names(columns)
     table = read_data(data, split=split, subset=subset, form=data_format, columns=renames)
     table = probing.first_rows(table, limit)

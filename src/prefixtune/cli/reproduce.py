@@ -18,11 +18,11 @@ from prefixtune.reproduce.options import Options
 if TYPE_CHECKING:
     from prefixtune.reproduce.experiment import Experiment
 
-_HELP = """Run an experiment of the Prefix-Tuning and APT papers, or (LIST) show them.
+_HELP = """Run an experiment of the Prefix-Tuning or APT paper, or list them all (LIST).
 
 The recipe, seeds and decoding are the paper's unless an option says otherwise;
 the table says what was changed. Settings are chosen on development data, with
-as many trials for one row as for any other; test data are scored once.
+the same number of trials for every row; test data are scored once.
 
 OUTPUT gets table.md and table.json (means and deviations beside the paper's own
 figures), plots, and every run in a folder. A killed one goes on with --resume.
@@ -36,7 +36,7 @@ Args:
     name: Name of an experiment, or LIST.
     output: Folder to write; must not exist, be empty, or hold the experiment to resume. Default: reproduce-NAME.
     resume: Go on with the experiment that OUTPUT holds; finished runs are kept.
-    rescore: As --resume, and score the answers of finished runs again, as with a metric installed since or --bertscore.
+    rescore: Like --resume, and score finished runs' answers again, e.g. with --bertscore or a metric installed since.
 """
 _GROUP = cyclopts.Group("Experiment", sort_key=1)
 LIST = "LIST"

@@ -21,7 +21,7 @@ Methods: {methods}. Each has options of its own: prefixtune train --method adapt
 
 Args:
     run_file: YAML file of options.
-    resume: Go on with the run that OUTPUT holds, or start it; without a RUN.yaml, with the settings recorded there.
+    resume: Continue the run in OUTPUT, or start it if there is none; without RUN.yaml, use the settings recorded there.
 """
 _RUN = cyclopts.Group("Run", sort_key=1)
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from prefixtune.corpora.corpus import Corpus, Hub, Splits, converted
 from prefixtune.errors import DataError
 from prefixtune.tasks.readers import Row, read
+from prefixtune.tasks.tagging import span_tags
 
 
 class Conll04(Corpus):
@@ -48,23 +49,7 @@ def _tagged(row: Row, where: str) -> list[Row]:
 
 def _marked(row: Row, where: str) -> list[Row]:
     """Spans, in words, the end exclusive, as tags."""
-    tokens, entities = row["tokens"], row["entities"]
-    for name, value in (("tokens", tokens), ("entities", entities)):
-        if not isinstance(value, list):
-            raise DataError(f"{where}: expected a list of {name}, got {value!r}")
-    tags = ["O"] * len(tokens)
-    for entity in entities:
-        start, end, kind = _span(entity, where)
-        if not 0 <= start < end <= len(tags):
-            raise DataError(f"{where}: the entity {entity!r} does not lie within the {len(tags)} tokens")
-        if set(tags[start:end]) != {"O"}:
-            raise DataError(f"{where}: the entity {entity!r} overlaps another; expected one tag a word")
-        tags[start:end] = [f"B-{kind}", *[f"I-{kind}"] * (end - start - 1)]
-    return [{"tokens": tokens, "tags": tags}]
-
-
-def _span(entity: Any, where: str) -> tuple[int, int, str]:
-    match entity:
-        case {"start": int(start), "end": int(end), "type": str(kind)}:
-            return start, end, kind
-    raise DataError(f"{where}: the entity {entity!r} needs type, start and end; expected a name and two whole numbers")
+    tokens = row["tokens"]
+    if not isinstance(tokens, list):
+        raise DataError(f"{where}: expected a list of tokens, got {tokens!r}")
+    return [{"tokens": tokens, "tags": span_tags(row["entities"], len(tokens), where)}]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from prefixtune.corpora.corpus import shown, text_in
+from prefixtune.corpora.corpus import text_in
 from prefixtune.corpora.superglue import SuperGlue, files
 from prefixtune.errors import DataError
+from prefixtune.tasks.cells import shown
 from prefixtune.tasks.readers import Row
 
 _JOINS = {"cause": "because", "effect": "so"}

@@ -13,7 +13,9 @@ from typing import Any, ClassVar
 
 from prefixtune import metrics
 from prefixtune.errors import DataError
+from prefixtune.tasks.cells import shown
 from prefixtune.tasks.readers import Row, Table, read
+from prefixtune.tasks.tagging import completed
 from prefixtune.tasks.text2text import grouped
 
 _LOADABLE = ("*.parquet", "*.arrow", "README.md")
@@ -88,10 +90,8 @@ class Corpus(abc.ABC):
         text) one a source, in order of appearance.
         """
         references = _references(self.task, table)
-        if self.task == "tagging":  # a word that was cut off got no answer, which is an answer: no entity there
-            answers = [
-                [*found, *["O"] * (len(wanted) - len(found))] for found, wanted in zip(answers, references, strict=True)
-            ]
+        if self.task == "tagging":
+            answers = completed(answers, references)
         return metrics.measure(self.metrics if names is None else names, answers, references)
 
     @abc.abstractmethod
@@ -136,7 +136,10 @@ class Hub:
             there = list(datasets.get_dataset_config_names(self.data))
         except (OSError, ValueError, RuntimeError) as error:  # datasets raises its own subclasses of these
             reason = " ".join(str(error).split())
-            raise DataError(f"{self.data!r} is no folder here and could not be had from the hub: {reason}") from error
+            told = "is not a local folder and could not be fetched from the hub"
+            if Path(self.data).exists():
+                told = "is no folder that the datasets library can read"
+            raise DataError(f"{self.data!r} {told}: {reason}") from error
         return self.subset if self.subset in there or len(there) > 1 else None
 
 
@@ -222,11 +225,6 @@ def pair(source: str, target: str, where: str) -> Row:
         if not text.strip():
             raise DataError(f"{where}: the {name} is empty; expected a text, or no such row")
     return {"source": source, "target": target}
-
-
-def shown(value: Any) -> str:
-    """A value as JSON has it, for messages."""
-    return json.dumps(value, ensure_ascii=False, default=str)[:60]
 
 
 def one_line(text: str) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
-from prefixtune.corpora.corpus import Corpus, Hub, Splits, converted, one_line, pair, shown, text_in
+from prefixtune.corpora.corpus import Corpus, Hub, Splits, converted, one_line, pair, text_in
 from prefixtune.errors import DataError
+from prefixtune.tasks.cells import shown
 from prefixtune.tasks.readers import Row, Table, read
 
 

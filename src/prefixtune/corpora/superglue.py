@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from prefixtune.corpora.corpus import Corpus, Hub, Splits, converted, shown
+from prefixtune.corpora.corpus import Corpus, Hub, Splits, converted
 from prefixtune.errors import DataError
+from prefixtune.tasks.cells import shown
 from prefixtune.tasks.readers import Row, Table, read
 
 

@@ -104,7 +104,7 @@ def answers(bench: Bench, count: int) -> list[list[str]]:
     return found
 
 
-def fit_head_alone(bench: Bench, steps: int = 400) -> None:
+def fit_head_alone(bench: Bench) -> None:
     """Train the new head on what the frozen encoder says, with no prefix: the fair "before"."""
     model, tokenizer = bench.model, bench.tokenizer
     features = bench.task.features(bench.data.train, model, tokenizer, bench.room)
@@ -121,7 +121,7 @@ def fit_head_alone(bench: Bench, steps: int = 400) -> None:
     inputs, targets = torch.cat(states), torch.cat(labels)
     head = model.get_submodule("classifier")
     optimizer = torch.optim.Adam(head.parameters(), lr=1e-2)
-    for _ in range(steps):
+    for _ in range(400):
         optimizer.zero_grad()
         F.cross_entropy(head(inputs), targets).backward()
         optimizer.step()

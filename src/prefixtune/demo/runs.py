@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from prefixtune.bank import bank_of
@@ -74,12 +74,7 @@ def train(screen: Screen, label: str, config: RunConfig, bench: Bench) -> Traine
     bank = bank_of(bench.model)
     ours = [*bank.get(config.name).parameters(), *bank.heads_of(config.name).parameters()]
     trained = sum(parameter.numel() for parameter in ours if parameter.requires_grad)
-    return Trained(trained, base_size(bench.model), seconds)
-
-
-def base_size(model: PreTrainedModel) -> int:
-    """How many parameters the model has beside its prefixes."""
-    return sum(p.numel() for name, p in model.named_parameters() if not name.startswith("prefixtune."))
+    return Trained(trained, bench.base_size, seconds)
 
 
 def scratch() -> tempfile.TemporaryDirectory[str]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from prefixtune.attention import AttentionCall
-from prefixtune.errors import ConfigError
 from prefixtune.prefix import AddressedByContent, FreePrefix, KeysValues, Prefix, Slot
 from prefixtune.separate import separate_attention
 
@@ -33,9 +32,3 @@ class ContentSoftmax(FreePrefix):
 
     def attend(self, call: AttentionCall, slot: Slot) -> tuple[Tensor, Tensor | None]:
         return separate_attention(call, *self.keys_values_for(slot, call))
-
-    def plain_keys_values(self, slot: Slot) -> KeysValues:
-        raise ConfigError(
-            "content attends to the prefix in a softmax of its own, which no key/value cache can hold; "
-            "expected a joint method (prefix_tuning, p_tuning_v2, cartridge) to export"
-        )

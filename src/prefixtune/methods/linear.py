@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from prefixtune.attention import AttentionCall
-from prefixtune.errors import ConfigError
 from prefixtune.prefix import AddressedByContent, FreePrefix, KeysValues, Prefix, Slot
 from prefixtune.separate import linear_attention
 
@@ -24,7 +23,7 @@ class LinearPrefix(AddressedByContent):
     """
 
     length: int | None = 16
-    """Prefix length P: how many key/value vectors every layer gets. None: as many as the starting text has tokens."""
+    """Prefix length P: how many key/value vectors every layer gets. None: as many as `lengths` says."""
 
     def prefix(self, slots: Sequence[Slot], start: Mapping[str, KeysValues]) -> Prefix:
         return LinearlyAttended(self, slots, start)
@@ -37,9 +36,3 @@ class LinearlyAttended(FreePrefix):
 
     def attend(self, call: AttentionCall, slot: Slot) -> tuple[Tensor, Tensor | None]:
         return linear_attention(call, *self.keys_values_for(slot, call))
-
-    def plain_keys_values(self, slot: Slot) -> KeysValues:
-        raise ConfigError(
-            "linear attends to the prefix without a softmax, which no key/value cache can hold; "
-            "expected a joint method (prefix_tuning, p_tuning_v2, cartridge) to export"
-        )

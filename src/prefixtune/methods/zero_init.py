@@ -92,9 +92,3 @@ class SeparatePrefix(Prefix):
             f"{name}.zero_gate": self.factors[inner_name(slot)].detach().clone() for name, slot in self.slots.items()
         }
         return folded_keys_values(self) | gates
-
-    def plain_keys_values(self, slot: Slot) -> KeysValues:
-        raise ConfigError(
-            "zero_init attends to the prefix in a softmax of its own, which no key/value cache can hold; "
-            "expected a joint method (prefix_tuning, p_tuning_v2, cartridge) to export"
-        )

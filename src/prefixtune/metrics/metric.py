@@ -28,7 +28,6 @@ class Metric(abc.ABC):
     """The extra of prefixtune that they come with."""
     paper_factor: ClassVar[float] = 1.0
     """What to multiply a score with to have it in the papers' unit (100 where they print a fraction in per cent)."""
-    lower_is_better: ClassVar[bool] = False
 
     def missing(self) -> str | None:
         """Why it cannot be computed here, and the remedy; None when it can."""

@@ -17,7 +17,6 @@ class Ter(TextMetric):
 
     name: ClassVar[str] = "ter"
     libraries: ClassVar[tuple[str, ...]] = ("sacrebleu",)
-    lower_is_better: ClassVar[bool] = True
     paper_factor: ClassVar[float] = 0.01
 
     def score(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
@@ -33,7 +32,6 @@ class TerWebNLG(TextMetric):
 
     name: ClassVar[str] = "ter_webnlg"
     libraries: ClassVar[tuple[str, ...]] = ("sacrebleu",)
-    lower_is_better: ClassVar[bool] = True
     paper_factor: ClassVar[float] = 0.01
 
     def score(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:

@@ -7,6 +7,7 @@ short ones, and how the data are cut into batches changes nothing. Only the tags
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -158,8 +159,12 @@ def _keys(table: Table, by: str | None) -> Sequence[str | None]:
     if by is None:
         return [None] * len(table)
     # A source with several targets is one line of the file and several examples.
-    turns = [table.lines[: index + 1].count(line) for index, line in enumerate(table.lines)]
-    return [f"line {line}" + (f" ({turn})" if turn > 1 else "") for line, turn in zip(table.lines, turns, strict=True)]
+    seen: Counter[int] = Counter()
+    keys: list[str | None] = []
+    for line in table.lines:
+        seen[line] += 1
+        keys.append(f"line {line}" + (f" ({seen[line]})" if seen[line] > 1 else ""))
+    return keys
 
 
 def _inputs(model: PreTrainedModel, collate: Any, features: Sequence[Feature]) -> tuple[dict[str, Tensor], Tensor]:

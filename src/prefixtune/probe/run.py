@@ -36,11 +36,6 @@ class Probe:
     command: list[str]
 
 
-def check_output(output: Path) -> None:
-    """Raise ConfigError when `output` is not a new or an empty folder."""
-    results.check_new_folder(output)
-
-
 def first_rows(table: Table, limit: int | None) -> Table:
     """The first `limit` rows; None: all."""
     if limit is not None and limit < 1:
@@ -65,7 +60,7 @@ def probe(
     """
     lengths.check_ratio(budget)
     curves.check_library()
-    check_output(output)
+    results.check_new_folder(output)
     task, model = loaded.tasks[name], loaded.model
     if task is None:
         raise CheckpointError(

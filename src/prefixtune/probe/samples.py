@@ -9,7 +9,7 @@ from typing import Any
 from prefixtune import evaluation
 from prefixtune.evaluation import Loaded
 from prefixtune.tasks import Decoding, Table
-from prefixtune.tasks.tagging import OUTSIDE, Tagging
+from prefixtune.tasks.tagging import Tagging, completed
 from prefixtune.tasks.task import HeadTask
 from prefixtune.tasks.text2text import grouped
 
@@ -65,8 +65,8 @@ def judged(task: HeadTask, table: Table, answers: Sequence[Any], most: int) -> l
     found = []
     for row, answer in zip(table.rows, answers, strict=True):
         gold = row["tags"] if isinstance(task, Tagging) else row["label"]
-        if isinstance(task, Tagging):  # a word that was cut off got no answer, which is one: no entity there
-            answer = [*answer, *[OUTSIDE] * (len(gold) - len(answer))]
+        if isinstance(task, Tagging):
+            (answer,) = completed([answer], [gold])
         found.append(Judged(row, gold, answer))
     wrong = [one for one in found if one.gold != one.answer]
     right = [one for one in found if one.gold == one.answer]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,66 +22,94 @@ _GENERATION = ("beams", "max_new_tokens", "length_penalty")
 
 def caption(found: Findings) -> list[str]:
     """What a reader must know of the tables, a sentence or two each."""
-    plan, experiment = found.plan, found.plan.experiment
-    lines = [f"{experiment.paper}: {experiment.shows}.", f"Base model: {plan.options.model}."]
+    told = [*_head(found)]
     if found.materials:
-        trials = search.count_trials(experiment, plan.options)
-        steps = f" of {plan.options.trial_steps} steps" if plan.options.trial_steps else ""
-        lines.append(
-            f"Mean (± sample deviation, where there are several) over {len(plan.draws) * len(plan.seeds)} runs a row "
-            + (f"({len(plan.draws)} subsets x {len(plan.seeds)} seeds)" if len(plan.draws) > 1 else "(seeds)")
-            + f", seeds {', '.join(map(str, plan.seeds))}. "
-            + (
-                f"Every row had {trials} trials{steps} with seed {plan.seeds[0]}, chosen among on development data "
-                "alone; the test data were scored once, with the choice."
-                if trials > 1
-                else "Nothing was searched: every row has one setting."
-            )
-        )
-        if together := dict.fromkeys(row.arm.name for row in found.rows if isinstance(row.arm, Ensemble)):
-            lines.append(f"{', '.join(together)}: the runs of all seeds as one predictor, without settings of its own.")
-        if experiment.sizes and len(plan.draws) == 1 < len(plan.seeds):
-            lines.append(
-                "All seeds share one draw of the examples, and the deviation leaves out their choice (--subsets N "
-                "draws N times)."
-            )
-        changed = {"--limit": plan.options.limit, "--dev-limit": plan.options.dev_limit, **plan.options.changes()}
-        changed |= {name: getattr(plan.options, name) for name in ("lr", "lengths", "sizes")}
-        changed["rows"] = plan.options.methods
-        told = _listed(_of_use({name: value for name, value in changed.items() if value is not None}, found.materials))
-        lines.append(f"Changed from the paper's recipe: {told or 'nothing'}.")
-        lines += [line for corpus in found.materials for line in _recipes(found, corpus)]
-        lines += [_rows_of(found, corpus) for corpus in found.materials]
-        lines += [line for corpus, one in found.materials.items() for line in _constants(corpus, one)]
-        if held := [corpus for corpus, one in found.materials.items() if one.held_out]:
-            lines.append(
-                f"{', '.join(held)}: scored on the development set, as the papers do, since the test labels are "
-                "hidden; but a tenth of the training data, held out, chose, where the papers let the same set choose."
-            )
-        if "conll2003" in found.materials and _is_corrected(found.materials["conll2003"]):
-            lines.append(
-                "conll2003: the files of CoNLL++, whose test tags are corrected; the papers' figures are of the "
-                "original tags."
-            )
-        scored = {name for row in found.rows for name in metrics_of(found, row.cell)}
-        every = dict.fromkeys(name for one in found.materials.values() for name in one.metrics)
-        absent = {name: metrics.missing(name) for name in every if name not in scored}
-        lines += [f"Left out: {name}: {reason}" for name, reason in absent.items() if reason]
-    reasons = {row.arm.name: row.reason for row in found.rows if row.reason}
-    lines += [f"Left out: {name}: {reason}" for name, reason in reasons.items()]
-    misfits = {f"{row.arm.name} with {told}": reason for row in found.rows for told, reason in row.misfits.items()}
-    lines += [f"Left out: {name}: {reason}" for name, reason in misfits.items()]
-    if plan.options.quick:
-        lines.append("A smoke run (--quick): its numbers mean nothing.")
-    if experiment.notes:
-        lines.append(experiment.notes)
-    lines += dict.fromkeys(told for row in found.rows for told in experiment.departures(row.cell))
-    if any(figure.unverified for figure in experiment.figures):
-        lines.append("unverified: the figure could not be checked against the paper's own text.")
+        told += [*_trials(found), *_changes(found), *_data(found), *_absent_metrics(found)]
+    told += [*_absent_rows(found), *_notes(found)]
     for cell in dict.fromkeys(row.cell for row in found.rows):
-        lines += [*_cuts(found, cell), *_precisions(found, cell)]
-    lines += _other_versions(found)
-    return lines + [f"Left out: {corpus}: {reason}" for corpus, reason in found.left_out.items()]
+        told += [*_cuts(found, cell), *_precisions(found, cell)]
+    return [*told, *_other_versions(found), *(f"Left out: {name}: {why}" for name, why in found.left_out.items())]
+
+
+def _head(found: Findings) -> list[str]:
+    experiment = found.plan.experiment
+    return [f"{experiment.paper}: {experiment.shows}.", f"Base model: {found.plan.options.model}."]
+
+
+def _trials(found: Findings) -> Iterator[str]:
+    """How many runs a row is the mean of, and how its setting was chosen."""
+    plan, experiment = found.plan, found.plan.experiment
+    trials = search.count_trials(experiment, plan.options)
+    steps = f" of {plan.options.trial_steps} steps" if plan.options.trial_steps else ""
+    drawn = f"({len(plan.draws)} subsets x {len(plan.seeds)} seeds)" if len(plan.draws) > 1 else "(seeds)"
+    chosen = (
+        f"Every row had {trials} trials{steps} with seed {plan.seeds[0]}, chosen among on development data alone; the "
+        "test data were scored once, with the choice."
+    )
+    yield (
+        f"Mean (± sample deviation, where there are several) over {len(plan.draws) * len(plan.seeds)} runs a row "
+        f"{drawn}, seeds {', '.join(map(str, plan.seeds))}. "
+        + (chosen if trials > 1 else "Nothing was searched: every row has one setting.")
+    )
+    if together := dict.fromkeys(row.arm.name for row in found.rows if isinstance(row.arm, Ensemble)):
+        yield f"{', '.join(together)}: the runs of all seeds as one predictor, without settings of its own."
+    if experiment.sizes and len(plan.draws) == 1 < len(plan.seeds):
+        yield (
+            "All seeds share one draw of the examples, and the deviation leaves out their choice (--subsets N draws N "
+            "times)."
+        )
+
+
+def _changes(found: Findings) -> list[str]:
+    """The recipe, and what an option changed of it."""
+    options = found.plan.options
+    changed = {"--limit": options.limit, "--dev-limit": options.dev_limit, **options.changes()}
+    changed |= {name: getattr(options, name) for name in ("lr", "lengths", "sizes")}
+    changed["rows"] = options.methods
+    told = _listed(_of_use({name: value for name, value in changed.items() if value is not None}, found.materials))
+    recipes = [line for corpus in found.materials for line in _recipes(found, corpus)]
+    return [f"Changed from the paper's recipe: {told or 'nothing'}.", *recipes]
+
+
+def _data(found: Findings) -> Iterator[str]:
+    """How many rows were read, and where they are not the papers'."""
+    yield from (_rows_of(found, corpus) for corpus in found.materials)
+    yield from (line for corpus, one in found.materials.items() for line in _constants(corpus, one))
+    if held := [corpus for corpus, one in found.materials.items() if one.held_out]:
+        yield (
+            f"{', '.join(held)}: scored on the development set, as the papers do, since the test labels are hidden; "
+            "but a tenth of the training data, held out, chose, where the papers let the same set choose."
+        )
+    if "conll2003" in found.materials and _is_corrected(found.materials["conll2003"]):
+        yield (
+            "conll2003: the files of CoNLL++, whose test tags are corrected; the papers' figures are of the original "
+            "tags."
+        )
+
+
+def _absent_metrics(found: Findings) -> list[str]:
+    scored = {name for row in found.rows for name in metrics_of(found, row.cell)}
+    every = dict.fromkeys(name for one in found.materials.values() for name in one.metrics)
+    absent = {name: metrics.missing(name) for name in every if name not in scored}
+    return [f"Left out: {name}: {reason}" for name, reason in absent.items() if reason]
+
+
+def _absent_rows(found: Findings) -> list[str]:
+    reasons = {row.arm.name: row.reason for row in found.rows if row.reason}
+    reasons |= {f"{row.arm.name} with {told}": why for row in found.rows for told, why in row.misfits.items()}
+    return [f"Left out: {name}: {reason}" for name, reason in reasons.items()]
+
+
+def _notes(found: Findings) -> Iterator[str]:
+    """What the experiment itself has to say of its numbers."""
+    experiment = found.plan.experiment
+    if found.plan.options.quick:
+        yield "A smoke run (--quick): its numbers mean nothing."
+    if experiment.notes:
+        yield experiment.notes
+    yield from dict.fromkeys(told for row in found.rows for told in experiment.departures(row.cell))
+    if any(figure.unverified for figure in experiment.figures):
+        yield "unverified: the figure could not be checked against the paper's own text."
 
 
 def _other_versions(found: Findings) -> list[str]:

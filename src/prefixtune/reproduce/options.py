@@ -56,13 +56,13 @@ class Options:
     """Optimiser steps of a trial, for a search that costs less than the runs. Default: as many as a run has."""
 
     sizes: Sequence[int] | None = None
-    """Training examples, in the experiments with few."""
+    """Training-set sizes, in the few-example experiments."""
 
     subsets: int | None = None
     """Random subsets of each size."""
 
     limit: int | None = None
-    """The most development and test inputs and, but for experiments with few, training examples; always the same."""
+    """At most this many development and test inputs and (but in few-example experiments) training examples."""
 
     dev_limit: int | None = None
     """The most development inputs, drawn at random. Default: --limit."""
@@ -74,10 +74,10 @@ class Options:
     """Optimiser steps, instead of epochs."""
 
     batch_size: int | None = None
-    """Training examples a batch."""
+    """Training examples per batch."""
 
     eval_every: int | None = None
-    """Steps between looks at the development data. Default: every epoch."""
+    """Steps between evaluations on the development data. Default: every epoch."""
 
     beams: int | None = None
     """Beams of the search."""
@@ -146,7 +146,7 @@ def _check_value(name: str, value: Any, kind: Any) -> None:
 def _refuse_twice(option: str, given: Sequence[Any]) -> None:
     """Raise ConfigError for what stands there twice: the same row would be run, or the same trial counted, again."""
     if twice := [item for item in given if given.count(item) > 1]:
-        raise ConfigError(f"{option}: {twice[0]!r} is there twice; expected each once")
+        raise ConfigError(f"{option}: {twice[0]!r} appears twice; expected each once")
 
 
 def _rates(given: Any) -> list[float]:

@@ -14,11 +14,10 @@ _GPT2, _GPT2_LARGE, _BART = "GPT-2 medium", "GPT-2 large", "BART-large"
 
 
 def _rows(
-    base: str, corpus: str, test: str, metrics: Sequence[str], rows: Mapping[str, Sequence[float]],
-    unverified: bool = False,
-) -> list[Figure]:  # fmt: skip
+    base: str, corpus: str, test: str, metrics: Sequence[str], rows: Mapping[str, Sequence[float]]
+) -> list[Figure]:
     return [
-        Figure(arm, corpus, test, metric, value, base, unverified)
+        Figure(arm, corpus, test, metric, value, base)
         for arm, values in rows.items()
         for metric, value in zip(metrics, values, strict=True)
     ]

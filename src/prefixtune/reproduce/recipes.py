@@ -56,9 +56,9 @@ def prefix(cell: Cell, name: str = "Prefix", **options: Any) -> Trained:
     return Trained(name=name, kind="prefix_tuning", options=shape, recipe={"lr": _PREFIX[cell.corpus or ""][0]})
 
 
-def fine_tuning(cell: Cell, name: str = "FT") -> Trained:
+def fine_tuning(cell: Cell) -> Trained:
     """Full fine-tuning."""
-    return Trained(name=name, kind="full", recipe={"lr": _FINE_TUNING.get(cell.corpus or "", 3e-5)})
+    return Trained(name="FT", kind="full", recipe={"lr": _FINE_TUNING.get(cell.corpus or "", 3e-5)})
 
 
 def generation_departures(cell: Cell) -> tuple[str, ...]:
@@ -170,9 +170,9 @@ def free_prefix(cell: Cell, name: str, kind: str = "p_tuning_v2", stretch: float
     return Trained(name=name, kind=kind, options=shape, recipe={"lr": _p_tuning_v2(cell)[0]}, stretch=stretch)
 
 
-def encoder_fine_tuning(name: str = "FT") -> Trained:
+def encoder_fine_tuning() -> Trained:
     """Full fine-tuning of an encoder, at BERT's own learning rate."""
-    return Trained(name=name, kind="full", recipe={"lr": 2e-5})
+    return Trained(name="FT", kind="full", recipe={"lr": 2e-5})
 
 
 def few_shot(cell: Cell) -> Settings:

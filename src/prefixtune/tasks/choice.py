@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from prefixtune.errors import DataError
+from prefixtune.tasks.cells import as_text
 from prefixtune.tasks.readers import Table, parsed
-from prefixtune.tasks.task import Feature, HeadTask, Window, as_text, refuse_empty, tell_of_cuts
+from prefixtune.tasks.task import Feature, HeadTask, Window, refuse_empty
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +84,6 @@ class Choice(HeadTask):
         encoded = tokenizer(texts, choices, truncation=limit is not None, max_length=limit)
         lengths = [len(ids) for ids in encoded["input_ids"]]
         refuse_empty(table, (min(lengths[i : i + self.count]) for i in range(0, len(lengths), self.count)))
-        tell_of_cuts(table.name, lengths, limit)
         return [
             {
                 **{key: values[index * self.count : (index + 1) * self.count] for key, values in encoded.items()},

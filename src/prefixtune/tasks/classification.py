@@ -7,18 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from prefixtune import metrics
-from prefixtune.errors import DataError, ModelError, near_miss
+from prefixtune.errors import DataError, ModelError
+from prefixtune.tasks.cells import as_text, known_label, label_options, learned_labels
 from prefixtune.tasks.readers import Table
-from prefixtune.tasks.task import (
-    Feature,
-    HeadTask,
-    Window,
-    as_text,
-    label_name,
-    label_options,
-    ordered_labels,
-    refuse_empty,
-)
+from prefixtune.tasks.task import Feature, HeadTask, Window, refuse_empty
 
 if TYPE_CHECKING:
     import torch
@@ -51,9 +43,7 @@ class Classification(HeadTask):
     @classmethod
     def learn(cls, table: Table, **options: Any) -> Self:
         table.require(cls.required)
-        labels = ordered_labels({label_name(row["label"], table.where(i)) for i, row in enumerate(table.rows)})
-        if len(labels) < 2:
-            raise DataError(f"{table.name} has only the label {labels[0]!r}; classification needs at least two")
+        labels = learned_labels(table, cls.kind)
         questions = "question_id" in table.columns()
         if questions and len(labels) != 2:
             raise DataError(
@@ -68,11 +58,7 @@ class Classification(HeadTask):
         table.require((*columns, *kept, "label"))
         rows = []
         for index, row in enumerate(table.rows):
-            label = label_name(row["label"], table.where(index))
-            if label not in self.labels:
-                raise DataError(
-                    f"{table.where(index)}: the label {label!r} was not seen in training{near_miss(label, self.labels)}"
-                )
+            label = known_label(row["label"], self.labels, table.where(index))
             texts = {column: as_text(row[column], table.where(index)) for column in (*columns, *kept)}
             rows.append({**texts, "label": label})
         return Table(table.name, rows, table.lines)

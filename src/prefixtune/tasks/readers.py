@@ -359,7 +359,7 @@ def _read_hub(given: str, split: str | None, subset: str | None) -> Table:
             data = datasets.load_dataset(given, name=subset, split=split, cache_dir=_cache_of(Path(given)))
     except (OSError, ValueError, KeyError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"{given!r} is no file here, and loading it as a hub data set failed: {reason}") from error
+        raise DataError(f"{given!r} is not a local file, and loading it as a hub data set failed: {reason}") from error
     if isinstance(data, dict):
         if len(data) > 1:
             told = f"the data set {given!r} has the splits {', '.join(data)}"

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from prefixtune.errors import DataError, ModelError, near_miss
+from prefixtune.errors import DataError, ModelError
+from prefixtune.tasks.cells import as_text, known_label, label_options, learned_labels
 from prefixtune.tasks.readers import Table, parsed
-from prefixtune.tasks.task import Feature, HeadTask, Window, as_text, label_name, label_options, ordered_labels
+from prefixtune.tasks.task import Feature, HeadTask, Window
 
 if TYPE_CHECKING:
     import torch
@@ -53,9 +54,7 @@ class Spans(HeadTask):
     @classmethod
     def learn(cls, table: Table, **options: Any) -> Self:
         table.require(cls.required)
-        labels = ordered_labels({label_name(row["label"], table.where(i)) for i, row in enumerate(table.rows)})
-        if len(labels) < 2:
-            raise DataError(f"{table.name} has only the label {labels[0]!r}; spans needs at least two")
+        labels = learned_labels(table, cls.kind)
         first = _row(table, 0, pairs="text_pair" in table.columns())
         count = sum(len(first.get(column, [])) for column in _MARKS)
         if not count:
@@ -67,9 +66,7 @@ class Spans(HeadTask):
         rows = []
         for index, row in enumerate(table.rows):
             where = table.where(index)
-            label = label_name(row["label"], where)
-            if label not in self.labels:
-                raise DataError(f"{where}: the label {label!r} was not seen in training{near_miss(label, self.labels)}")
+            label = known_label(row["label"], self.labels, where)
             found = _row(table, index, pairs=self.pairs)
             count = sum(len(found.get(column, [])) for column in _MARKS)
             if count != self.count:

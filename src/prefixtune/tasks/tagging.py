@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from prefixtune import metrics
 from prefixtune.errors import DataError, ModelError, near_miss
+from prefixtune.tasks.cells import as_text, label_options
 from prefixtune.tasks.readers import Table, parsed, words_of
-from prefixtune.tasks.task import IGNORED, Feature, HeadTask, Window, as_text, label_options, refuse_empty, tell_once
+from prefixtune.tasks.task import IGNORED, Feature, HeadTask, Window, refuse_empty, tell_once
 
 if TYPE_CHECKING:
     import torch
@@ -120,11 +121,15 @@ class Tagging(HeadTask):
 
     def score(self, answers: Sequence[Sequence[str]], table: Table) -> dict[str, float]:
         gold = [row["tags"] for row in table.rows]
-        # A word that was cut off got no answer, which is an answer: no entity there.
-        found = [[*row, *[OUTSIDE] * (len(tags) - len(row))] for row, tags in zip(answers, gold, strict=True)]
+        found = completed(answers, gold)
         pairs = [pair for row in zip(gold, found, strict=True) for pair in zip(*row, strict=True)]
         accuracy = sum(a == b for a, b in pairs) / max(len(pairs), 1)
         return {**_entity_scores(gold, found, self.scheme), "accuracy": accuracy}
+
+
+def completed(answers: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]) -> list[list[str]]:
+    """A tag for every word: one that was cut off got no answer, which is an answer, no entity there."""
+    return [[*row, *[OUTSIDE] * (len(tags) - len(row))] for row, tags in zip(answers, gold, strict=True)]
 
 
 def _want_a_space(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -164,7 +169,7 @@ def _checked(table: Table) -> list[dict[str, list[str]]]:
     for index, row in enumerate(table.rows):
         where = table.where(index)
         tokens = _words(row["tokens"], where)
-        tags = _span_tags(row["entities"], len(tokens), where) if spans else _words(row["tags"], where)
+        tags = span_tags(row["entities"], len(tokens), where) if spans else _words(row["tags"], where)
         if len(tokens) != len(tags):
             raise DataError(f"{where}: {len(tokens)} tokens but {len(tags)} tags; expected one tag a token")
         if not tokens:
@@ -184,7 +189,7 @@ def _words(value: Any, where: str) -> list[str]:
     return [as_text(item, where) for item in value]
 
 
-def _span_tags(entities: Any, length: int, where: str) -> list[str]:
+def span_tags(entities: Any, length: int, where: str) -> list[str]:
     """IOB2 tags of spans `{"type", "start", "end"}`, in words, the end exclusive."""
     if isinstance(entities, str):
         entities = parsed(entities, f"{where}: {entities[:40]!r} is no JSON list of entities")

@@ -5,10 +5,8 @@ from __future__ import annotations
 import abc
 import functools
 import importlib.util
-import json
 import logging
 import math
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self, get_origin, get_type_hints
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from prefixtune.layout import Batch, Collate, Layout
 
 Feature = dict[str, Any]
-_WHOLE = re.compile(r"-?\d{1,18}", re.ASCII)
 IGNORED = -100
 """The label that takes no part in the loss (the convention of torch and transformers)."""
 
@@ -174,7 +171,7 @@ class Task(abc.ABC):
     ) -> list[Feature]:
         """`features`, with a word on what training cannot help: inputs that were cut."""
         features = self.features(table, model, tokenizer, window)
-        tell_of_cuts(table.name, [len(feature["input_ids"]) for feature in features], window.inputs())
+        tell_of_cuts(table.name, [*map(longest, features)], window.inputs())
         return features
 
     @abc.abstractmethod
@@ -239,11 +236,11 @@ class HeadTask(Task):
         batch_size: int, decoding: Decoding, answered: bool,
     ) -> Prediction:  # fmt: skip
         features = self.features(table, model, tokenizer, window)
-        tell_of_cuts(table.name, [len(feature["input_ids"]) for feature in features], window.inputs())
+        tell_of_cuts(table.name, [*map(longest, features)], window.inputs())
         found: list[Any] = [None] * len(features)
         total, count = 0.0, 0
         for rows, logits, labels in batch_logits(model, features, self.layout(model, tokenizer).collate, batch_size):
-            loss, labelled = token_losses(logits, labels, shifted=False)
+            loss, labelled = token_losses(logits, labels)
             total, count = total + float(loss), count + int(labelled)
             batch = [features[row] for row in rows]
             for row, answer in zip(rows, self.answers(_a_row_each(logits, batch), batch), strict=True):
@@ -268,18 +265,20 @@ def refuse_empty(table: Table, counts: Iterable[int]) -> None:
             raise DataError(f"{table.where(index)}: the text is empty; expected at least one token, or no such row")
 
 
-def label_options(labels: Sequence[str]) -> dict[str, Any]:
-    """What a model's configuration says of its head's classes."""
-    return {
-        "num_labels": len(labels),
-        "id2label": dict(enumerate(labels)),
-        "label2id": {label: index for index, label in enumerate(labels)},
-    }
+def texts_of(feature: Feature) -> list[list[int]]:
+    """The token ids of an example's texts: one, or one for each choice."""
+    ids = feature["input_ids"]
+    return ids if ids and isinstance(ids[0], list) else [ids]
+
+
+def longest(feature: Feature) -> int:
+    """How many tokens the longest of an example's texts has: what its batch is padded for."""
+    return max(map(len, texts_of(feature)))
 
 
 def batches_by_length(features: Sequence[Feature], batch_size: int) -> Iterator[list[int]]:
     """Indices of `features` in batches of similar length, the longest first (so that memory runs out at once)."""
-    order = sorted(range(len(features)), key=lambda index: -len(features[index]["input_ids"]))
+    order = sorted(range(len(features)), key=lambda index: -longest(features[index]))
     for start in range(0, len(order), at_least_one(batch_size)):
         yield order[start : start + batch_size]
 
@@ -333,7 +332,7 @@ def tell_of_cuts(name: str, lengths: Sequence[int], limit: int | None) -> None:
     """A warning, once for each file, when inputs fill all the tokens there is room for: what was longer was cut."""
     full = sum(length >= limit for length in lengths) if limit is not None else 0
     if full:
-        tell_once(f"{name}: {full} of {len(lengths)} inputs fill all {limit} tokens there is room for and may be cut")
+        tell_once(f"{name}: {full} of {len(lengths)} inputs reach the limit of {limit} tokens and may have been cut")
 
 
 @functools.cache
@@ -342,53 +341,16 @@ def tell_once(message: str) -> None:
     logging.getLogger("prefixtune").warning(message)
 
 
-def token_losses(logits: torch.Tensor, labels: torch.Tensor, *, shifted: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The summed cross-entropy and the number of labels that count.
 
     Args:
         logits: `[B, T, V]`, or `[B, C]` with one label a row.
         labels: `[B, T]` or `[B]`, `IGNORED` where nothing is to be predicted.
-        shifted: the logits at position t predict the label at t + 1 (decoders).
     """
     import torch.nn.functional as F
 
-    if shifted:
-        logits, labels = logits[:, :-1], labels[:, 1:]
     labels = labels.to(logits.device)
     flat = logits.reshape(-1, logits.shape[-1]).float()
     total = F.cross_entropy(flat, labels.reshape(-1), ignore_index=IGNORED, reduction="sum")
     return total, labels.ne(IGNORED).sum()
-
-
-def as_text(value: Any, where: str) -> str:
-    """One text, or the number that a file has in its place. Raises DataError for a list, a mapping, a null or a NaN."""
-    endless = isinstance(value, float) and not math.isfinite(value)  # what pandas writes for a null
-    if value is None or endless or isinstance(value, dict | list):
-        raise DataError(f"{where}: expected a text, got {_shown(value)}")
-    return str(value)
-
-
-def _shown(value: Any) -> str:
-    """A value of a file as the file has it; the hub's data sets also hold dates."""
-    return json.dumps(value, ensure_ascii=False, default=str)[:60]
-
-
-def label_name(value: Any, where: str) -> str:
-    """A label as the string it is stored under, so that 1 in JSON and "1" in CSV are one label."""
-    if value is None or isinstance(value, dict | list):
-        raise DataError(f"{where}: expected one label, got {_shown(value)}")
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and not value.is_integer():
-        raise DataError(f"{where}: the label {value!r} is a number, not a class; classification predicts classes")
-    name = str(int(value)) if isinstance(value, float) else str(value).strip()
-    if not name:
-        raise DataError(f"{where}: the label is empty")
-    return name
-
-
-def ordered_labels(names: set[str]) -> tuple[str, ...]:
-    """Labels in numeric order when all are whole numbers, else in alphabetical order."""
-    if all(_WHOLE.fullmatch(name) for name in names):
-        return tuple(sorted(names, key=lambda name: (int(name), name)))
-    return tuple(sorted(names))

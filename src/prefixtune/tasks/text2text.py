@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from prefixtune import metrics
 from prefixtune.errors import ConfigError, DataError, ModelError, NoRoom
+from prefixtune.tasks.cells import as_text
 from prefixtune.tasks.decoding import generate, reserve, tell_of_unlearned_end
 from prefixtune.tasks.readers import Table
 from prefixtune.tasks.task import (
@@ -18,7 +19,6 @@ from prefixtune.tasks.task import (
     Prediction,
     Task,
     Window,
-    as_text,
     batch_logits,
     tell_once,
     token_losses,
@@ -235,7 +235,7 @@ class Text2Text(Task):
         total, count = 0.0, 0
         layout = self.layout(model, tokenizer)
         for _, logits, labels in batch_logits(model, features, layout.collate, batch_size, layout.aligned):
-            loss, labelled = token_losses(logits, labels, shifted=False)
+            loss, labelled = token_losses(logits, labels)
             total, count = total + float(loss), count + int(labelled)
         answers = None
         if answered:

@@ -22,19 +22,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prefixtune.bank import Bank, bank_of, names_in
-from prefixtune.errors import PrefixtuneError
+from prefixtune.errors import PrefixtuneError, first_line
 from prefixtune.geometry import Layer
 from prefixtune.layout import Batch, Layout
 from prefixtune.packing import declare
-from prefixtune.tasks.task import IGNORED, Feature, batches_by_length
-from prefixtune.tiny_input import is_encoder_decoder, quiet_evaluation
+from prefixtune.tasks.task import IGNORED, Feature, batches_by_length, texts_of
+from prefixtune.tiny_input import FAILURES, is_encoder_decoder, quiet_evaluation
 from prefixtune.training.config import ACTIVATION_CACHE
 from prefixtune.training.cut import Cut
 
 EXAMPLES = "examples"
 """The key of a feature, and of a batch, that says which training example it is."""
-
-_FAILURES = (PrefixtuneError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class _Refusal(PrefixtuneError):
@@ -113,9 +111,8 @@ def _real(batch: Batch) -> Tensor:
 
 
 def _tokens(feature: Feature) -> int:
-    """How many tokens an example has, over all its texts where it has several (choices)."""
-    ids = feature["input_ids"]
-    return sum(len(part) for part in ids) if ids and isinstance(ids[0], list) else len(ids)
+    """How many tokens an example has, over all its texts."""
+    return sum(map(len, texts_of(feature)))
 
 
 def keep(
@@ -138,7 +135,7 @@ def keep(
     bank = bank_of(model)
     (name,) = bank.row_names(1)
     slots = [] if name is None else list(bank.get(name).slots.values())
-    if not slots or {_block(slot.layer)[1] for slot in slots} & {0, None}:  # the usual case: nothing is below
+    if not slots or any(slot.layer.block is None or slot.layer.block[1] == 0 for slot in slots):  # the usual case
         return None
     try:
         if checkpointing:
@@ -146,34 +143,25 @@ def keep(
         _refuse_too_large(model, features, bank.geometry.layers[0].hidden, budget)
         blocks, lowest = _blocks_below(model, bank, [slot.layer for slot in slots])
         cut = _proved(model, blocks, lowest, layout, features)
-    except _FAILURES as error:
-        told = str(error).strip().splitlines() or [type(error).__name__]
-        logging.getLogger("prefixtune").warning("layers below the prefix run in every epoch: %s", told[0])
+    except FAILURES as error:
+        logging.getLogger("prefixtune").warning("layers below the prefix run in every epoch: %s", first_line(error))
         return None
     return Activations(cut, layout, features, batch_size)
-
-
-def _block(layer: Layer) -> tuple[str, int | None]:
-    """The path of the list of blocks around a layer, and its number there: ('model.layers', 3)."""
-    parts = layer.module.split(".")
-    for i, part in enumerate(parts):
-        if part.isdigit():
-            return ".".join(parts[:i]), int(part)
-    return layer.module, None
 
 
 def _blocks_below(model: PreTrainedModel, bank: Bank, prefixed: Sequence[Layer]) -> tuple[tuple[nn.Module, ...], int]:
     """The blocks of `model`, and which is the lowest with a prefix. Raises _Refusal when the others are needed."""
     layers, name = bank.geometry.layers, type(model).__name__
-    lists = {_block(layer)[0] for layer in layers}
+    lists = {None if layer.block is None else layer.block[0] for layer in layers}
     if is_encoder_decoder(model) or len(lists) > 1:
         raise _Refusal(f"{name} has more than one stack of layers")
     if any(layer.turn for layer in layers):
         raise _Refusal(f"the layers of {name} share weights")
-    blocks = model.get_submodule(lists.pop())
+    path = lists.pop()
+    blocks = None if path is None else model.get_submodule(path)
     if not isinstance(blocks, nn.ModuleList):
         raise _Refusal(f"the layers of {name} are no list")
-    lowest = min(number for _, number in map(_block, prefixed) if number is not None)
+    lowest = min(layer.block[1] for layer in prefixed if layer.block is not None)
     own = {id(parameter) for parameter in bank.parameters()}
     if any(parameter.requires_grad and id(parameter) not in own for parameter in model.parameters()):
         raise _Refusal("not only the prefix is trained")

@@ -16,7 +16,6 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefixtune import architectures, geometry
-from prefixtune.bank import BANK
 from prefixtune.checkpoint import TRAINING, write_whole
 from prefixtune.errors import ConfigError, near_miss
 from prefixtune.geometry import Geometry, Layer
@@ -48,7 +47,7 @@ class Baseline(Adaptation):
         self.insert(model, tokenizer)
         if any(_is_narrow(parameter) for parameter in trained(model).values()):
             model.float()  # the base's own: all of it, since blocks of two precisions do not fit together
-        for name in head_names(model, BANK):
+        for name in head_names(model):
             head = model.get_submodule(name).requires_grad_(True)
             widen(head)
         if not trained(model):
@@ -105,21 +104,12 @@ def measured(model: PreTrainedModel) -> Geometry:
             undo.pop()()
 
 
-def block_of(layer: Layer) -> str | None:
-    """The path of the block around an attention: 'model.layers.3' for 'model.layers.3.self_attn'; None: no block."""
-    parts = layer.module.split(".")
-    for place, part in enumerate(parts):
-        if part.isdigit():
-            return ".".join(parts[: place + 1])
-    return None
-
-
 def blocks(layers: Sequence[Layer]) -> dict[str, Layer]:
     """The blocks around `layers`, in the order of the forward, each with its first attention layer."""
     found: dict[str, Layer] = {}
     for layer in layers:
-        if (path := block_of(layer)) is not None:
-            found.setdefault(path, layer)
+        if layer.block is not None:
+            found.setdefault("{}.{}".format(*layer.block), layer)
     if not found:
         raise ConfigError("the model's attention layers stand in no list of blocks, so there is none to put things in")
     return found

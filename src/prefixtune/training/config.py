@@ -52,7 +52,7 @@ class RunConfig:
     """Renames of columns: source=mr,target=ref reads the column `mr` as `source`."""
 
     data_format: str | None = None
-    """Format of the files when their extension does not say: jsonl, json, csv, tsv or conll."""
+    """Format of files whose extension does not say: jsonl, json, csv, tsv, conll, conllx (numbered words)."""
 
     subset: str | None = None
     """Configuration of the hub data set."""
@@ -97,10 +97,10 @@ class RunConfig:
     """Optimiser steps, instead of epochs."""
 
     batch_size: int = 32
-    """Training examples a batch and device."""
+    """Training examples per batch and device."""
 
     eval_batch_size: int = 32
-    """Examples a batch in evaluation."""
+    """Examples per batch in evaluation."""
 
     gradient_accumulation: int = 1
     """Batches whose gradients make one step."""
@@ -133,10 +133,10 @@ class RunConfig:
     """Save memory by computing activations twice."""
 
     packing: str = "auto"
-    """Training batches as one row without padding: 'auto' (where exact and faster), 'always' (or refuse) or 'never'."""
+    """Pack training batches into one row without padding: 'auto' (where exact and faster), 'always' or 'never'."""
 
     activation_cache: float | None = None
-    """GiB at most for what the layers below the lowest prefix compute, the same in every epoch; 0: off. Default: 2."""
+    """Most memory, in GiB, for keeping what the layers below the lowest prefix compute; 0: off. Default: 2."""
 
     metric: str | None = None
     """What chooses the best checkpoint: loss, or a metric of the task. Default: f1 or accuracy; text2text: loss."""

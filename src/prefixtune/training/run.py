@@ -16,6 +16,7 @@ from prefixtune.checkpoint import write_whole
 from prefixtune.errors import ConfigError, near_miss
 from prefixtune.tasks import Task
 from prefixtune.tasks.loading import check_tokens, tokenizer_digest
+from prefixtune.tasks.task import longest
 from prefixtune.training import curves, results
 from prefixtune.training.adaptation import Adaptation, Prefixed
 from prefixtune.training.bench import Bench, Data, read_data, set_up
@@ -34,8 +35,8 @@ class Diverged(ConfigError):
 
     def __init__(self) -> None:
         super().__init__(
-            "training diverged: the prefix or its metric is no number any more; lower --lr or --clip, and write to "
-            "another folder"
+            "training diverged: the prefix or its metric is NaN or infinite; lower --lr or --clip, and use "
+            "another --output folder"
         )
 
 
@@ -202,10 +203,9 @@ def _dtype(model: PreTrainedModel) -> str:
 
 def _room(bench: Bench, features: Sequence[Feature]) -> dict[str, int | None]:
     """How many tokens fit beside what is trained, and how many of the scored inputs fill that and may be cut."""
-    ids = [feature["input_ids"] for feature in features]
-    most = [max(len(part) for part in (one if one and isinstance(one[0], list) else [one])) for one in ids]
     limit = bench.room.positions
-    return {"positions": limit, "inputs": len(ids), "filled": sum(length >= limit for length in most) if limit else 0}
+    filled = sum(longest(feature) >= limit for feature in features) if limit else 0
+    return {"positions": limit, "inputs": len(features), "filled": filled}
 
 
 def _parameters(bench: Bench) -> dict[str, int]:

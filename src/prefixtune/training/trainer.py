@@ -27,12 +27,13 @@ from transformers import (
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
-from prefixtune.bank import BANK, Bank, bank_of, names_in
+from prefixtune.bank import Bank, bank_of, names_in
 from prefixtune.errors import ConfigError, Unsuited
+from prefixtune.heads import BANK
 from prefixtune.layout import Layout, examples
 from prefixtune.packing import declare
 from prefixtune.tasks.loading import check_tokens
-from prefixtune.tasks.task import token_losses
+from prefixtune.tasks.task import longest, token_losses
 from prefixtune.training import activations, results
 from prefixtune.training.activations import Activations
 from prefixtune.training.bench import Bench
@@ -143,7 +144,7 @@ class PrefixTrainer(Trainer):
                 return super().compute_loss(model, self.layout.aligned(batch), return_outputs, num_items_in_batch)
 
     def _loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        total, count = token_losses(outputs["logits"], labels, shifted=False)
+        total, count = token_losses(outputs["logits"], labels)
         items = count if num_items_in_batch is None else num_items_in_batch
         # Where all labels are ignored, 0 and not 0 / 0, which would stay in Trainer's running sum for good.
         return total / (items.clamp(min=1) if isinstance(items, Tensor) else max(items, 1))
@@ -187,7 +188,7 @@ class PrefixTrainer(Trainer):
             seed=self.args.seed,
             epoch=lambda: int(self.state.epoch or 0),
             batch_size=self.args.train_batch_size * self.args.gradient_accumulation_steps,
-            dataset=self.train_dataset if train_dataset is None else train_dataset,
+            lengths=[*map(longest, self.train_dataset)],  # type: ignore[arg-type]
         )
 
     def evaluation_loop(
@@ -217,10 +218,7 @@ def build_trainer(config: RunConfig, bench: Bench, metric: str | None) -> Prefix
         arguments = TrainingArguments(**_trainer_options(config, metric))
     except (ValueError, ImportError) as error:
         raise ConfigError(" ".join(str(error).split())) from error
-    if arguments.n_gpu > 1:
-        raise ConfigError(f"{arguments.n_gpu} GPUs are visible, but a run uses one: set CUDA_VISIBLE_DEVICES=0")
-    if arguments.world_size > 1:
-        raise ConfigError(f"{arguments.world_size} processes were launched, but a run is one: use no launcher")
+    _refuse_several_devices(arguments)
     answered = metric != "loss" or bench.task.chooses != "loss"  # texts are generated only where they are judged
 
     def judge(model: Any) -> dict[str, float]:
@@ -230,39 +228,48 @@ def build_trainer(config: RunConfig, bench: Bench, metric: str | None) -> Prefix
     task, model = bench.task, bench.model
     features = task.training_features(bench.data.train, model, bench.tokenizer, bench.room)
     check_tokens(features, model, bench.tokenizer)
-    lengths = [len(feature["input_ids"]) for feature in features]
-    spares = task.shifted(model) or padding_share(lengths, config.batch_size) >= PACKING_PAYS
+    _check_warmup(config, len(features))
+    spares = task.shifted(model) or padding_share([*map(longest, features)], config.batch_size) >= PACKING_PAYS
     layout = task.layout(model, bench.tokenizer, config.packing if spares or config.packing != "auto" else "never")
     seen = arguments.max_steps * config.batch_size * config.gradient_accumulation / max(len(features), 1)
     kept = activations.keep(
         model, layout, features, batch_size=config.batch_size, budget=config.activation_cache,
         passes=seen if arguments.max_steps > 0 else config.epochs, checkpointing=config.gradient_checkpointing,
     )  # fmt: skip
-    batches = math.ceil(len(features) / config.batch_size)
-    steps = math.ceil(math.ceil(batches / config.gradient_accumulation) * config.epochs)
-    if config.max_steps is None and config.warmup >= max(steps, 1):
-        raise ConfigError(
-            f"warmup is {config.warmup} but {config.epochs} epochs are {steps} steps, so its rate would never be "
-            "reached; expected fewer, or a share of them"
-        )
-    stoppers = [] if config.patience is None else [EarlyStoppingCallback(config.patience)]
-    rates = part_rates(config, model)
     try:
         with _tensorboard_in(Path(config.output) / "tensorboard"):
             return PrefixTrainer(
                 judge=judge,
                 sentence_sum=config.loss == "sentence_sum",
                 layout=layout,
-                rates=rates,
+                rates=part_rates(config, model),
                 kept=kept,
                 model=model,
                 args=arguments,
                 train_dataset=features,
                 eval_dataset=None if bench.data.eval is None else bench.data.eval.rows,
-                callbacks=stoppers,
+                callbacks=[] if config.patience is None else [EarlyStoppingCallback(config.patience)],
             )
     except (RuntimeError, ValueError) as error:  # a reporter that is unknown, or whose library is not installed
         raise ConfigError(" ".join(str(error).split())) from error
+
+
+def _refuse_several_devices(arguments: TrainingArguments) -> None:
+    if arguments.n_gpu > 1:
+        raise ConfigError(f"{arguments.n_gpu} GPUs are visible, but a run uses one: set CUDA_VISIBLE_DEVICES=0")
+    if arguments.world_size > 1:
+        raise ConfigError(f"{arguments.world_size} processes were launched, but a run is one: use no launcher")
+
+
+def _check_warmup(config: RunConfig, examples: int) -> None:
+    """Raise ConfigError where the epochs end before the warm-up; of `max_steps` the configuration knows by itself."""
+    batches = math.ceil(examples / config.batch_size)
+    steps = math.ceil(math.ceil(batches / config.gradient_accumulation) * config.epochs)
+    if config.max_steps is None and config.warmup >= max(steps, 1):
+        raise ConfigError(
+            f"warmup is {config.warmup} but {config.epochs} epochs are {steps} steps, so its rate would never be "
+            "reached; expected fewer, or a share of them"
+        )
 
 
 def part_rates(config: RunConfig, model: nn.Module) -> Rates:
