@@ -407,6 +407,20 @@ def test_texts_are_scored_one_a_source_against_all_its_references() -> None:
     assert corpus.score(["e f", "c d"], table) == ({"rouge1": 1.0, "rouge2": 1.0, "rougeL": 1.0}, {})
 
 
+def test_scitldr_takes_all_three_rouges_from_the_reference_of_the_best_rouge_1() -> None:
+    """As its cal-rouge.py does; the maxima of each would be higher."""
+    corpus = corpora.find("scitldr")
+    texts = (
+        "a b c d",
+        "b a e",
+    )  # ROUGE-1 with the answer `a b e`: 4/7 and 6/6, ROUGE-2: 2/5 and 0, ROUGE-L: 4/7 and 4/6
+    table = prepared(corpus, [{"source": "x", "target": text} for text in texts])
+    scores, _ = corpus.score(["a b e"], table)
+    assert scores["rouge1"] == 1.0 and scores["rouge2_scitldr"] == 0.0
+    assert scores["rougeL_scitldr"] == pytest.approx(2 / 3)
+    assert metrics.score("rouge2", ["a b e"], [list(texts)]) == pytest.approx(2 / 5)
+
+
 def test_what_is_left_out_is_told_beside_the_scores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))  # no Java
     corpus = corpora.find("webnlg")

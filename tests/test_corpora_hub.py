@@ -253,3 +253,24 @@ def test_other_files_beside_the_splits_of_a_hub_set_saved_as_jsonl_are_not_read(
         Dataset.from_list(rows, features=features).to_json(str(tmp_path / f"{name}.jsonl"))
     found = corpora.find("boolq").read(str(tmp_path))
     assert len(found.train) == len(found.dev) == len(expected)
+
+
+def test_ontonotes_is_the_shared_tasks_release_and_not_the_larger_one(tmp_path: Path) -> None:
+    """Its card has both; 59,924 / 8,528 / 8,262 sentences with names are those of release 4."""
+    rows, features, expected = CASES["ontonotes"]
+    card, files = "", ("train", "validation", "test")
+    for subset, copies in (("english_v4", 1), ("english_v12", 5)):
+        publish(tmp_path / "set", rows * copies, features, subset)
+        paths = "".join(f"  - split: {split}\n    path: {subset}/{split}-*\n" for split in files)
+        card += f"- config_name: {subset}\n  data_files:\n{paths}"
+        (tmp_path / "set" / "README.md").write_text(f"---\nconfigs:\n{card}---\n")
+    found = corpora.find("ontonotes").read(str(tmp_path / "set"))
+    assert found.train.rows == found.dev.rows == found.tests["test"].rows == expected
+
+
+@pytest.mark.parametrize("name", ["e2e", "xsum"])
+def test_a_hub_data_set_that_was_saved_as_jsonl_is_read(tmp_path: Path, name: str) -> None:
+    rows, features, expected = CASES[name]
+    for split in ("train", "validation", "test"):
+        Dataset.from_list(rows, features=features).to_json(str(tmp_path / f"{split}.jsonl"))
+    assert corpora.find(name).read(str(tmp_path)).dev.rows == expected

@@ -399,7 +399,7 @@ def test_every_task_has_a_report(tmp_path: Path, kind: str) -> None:
 
 def test_brackets_stand_where_spans_begin_and_end() -> None:
     row = {"text": "Mark told Pete", "spans": [(10, 14), (0, 4)], "text_pair": "abcd", "spans_pair": [(0, 3), (1, 2)]}
-    assert Judged(row, "yes", "no").text == "[Mark] told [Pete] / [a[b]c]d"
+    assert Judged(row, "yes", "no").text(99) == "[Mark] told [Pete] / [a[b]c]d"
 
 
 def test_where_reproduce_read_the_data_the_command_leaves_its_files_to_the_user() -> None:

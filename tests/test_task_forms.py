@@ -23,7 +23,10 @@ from prefixtune.probe.reading import read_gates
 from prefixtune.tasks import Table, Task, Window
 from prefixtune.tasks.loading import load_base, window
 from prefixtune.tasks.readouts import choice_model, span_model
-from prefixtune.tasks.task import batch_logits
+from prefixtune.tasks.task import batch_logits, batches_by_length
+from prefixtune.training.bench import Bench, read_data
+from prefixtune.training.config import RunConfig
+from prefixtune.training.trainer import build_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*:UserWarning")
 
@@ -37,7 +40,7 @@ PICKS = [
     {"text": "wxyza", "choices": ["a", "bcd"], "label": 1},
     {"text": "z", "choices": ["wwwwww", "aa"], "label": 1},
 ]
-TEXTS = [a for a in zoo.ARCHITECTURES if a.kind in ("encoder", "decoder") and a.name != "vit"]
+TEXTS = [a for a in zoo.ARCHITECTURES if a.kind in ("encoder", "decoder") and not a.make().config.is_encoder_decoder]
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
@@ -336,3 +339,23 @@ def test_prefixes_of_different_forms_are_not_loaded_together(tmp_path: Path) -> 
         pt.save(model, tmp_path / kind, metadata={"task": task.metadata()})
     with pytest.raises(ConfigError, match="prefixes of different tasks need different model heads"):
         evaluation.load(folder, {kind: str(tmp_path / kind) for kind in ("spans", "choice")})
+
+
+def test_examples_of_several_choices_are_batched_by_their_longest_text(tmp_path: Path) -> None:
+    """In training and in evaluation: the number of choices, which all examples share, tells nothing."""
+    rows = [{**row, "text": "k" * (1 + 7 * index % 40)} for index, row in enumerate(low_choices(64))]
+    folder, data = tiny.encoder(tmp_path / "bert"), tiny.jsonl(tmp_path / "train.jsonl", rows)
+    run = RunConfig(model=folder, task="choice", train=data, method="p_tuning_v2", output="x", batch_size=2)
+    task, split = read_data(run)
+    model, tokenizer = load_base(folder, task)
+    pt.attach(model, pt.PTuningV2(length=2))
+    bench = Bench(model, tokenizer, task, split, window(model, tokenizer, 2), tasks.Decoding(), batch_size=2)
+    trainer = build_trainer(run, bench, None)
+    lengths = [max(map(len, feature["input_ids"])) for feature in trainer.train_dataset]
+
+    def padding(order: list[int]) -> int:
+        batches = [[lengths[i] for i in order[start : start + 2]] for start in range(0, 64, 2)]
+        return sum(max(batch) * len(batch) - sum(batch) for batch in batches)
+
+    for order in (list(trainer._get_train_sampler()), sum(batches_by_length(trainer.train_dataset, 2), [])):
+        assert lengths[order[0]] == max(lengths) and padding(order) < padding(list(range(64))) / 2

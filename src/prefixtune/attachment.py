@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from prefixtune.attention import AttentionCall
 from prefixtune.bank import bank_of, check_name, names_in
 from prefixtune.errors import ConfigError
 from prefixtune.prefix import Method, Prefix, Slot
-from prefixtune.tiny_input import quiet_evaluation
+from prefixtune.tiny_input import is_encoder_decoder, quiet_evaluation
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -97,10 +98,19 @@ def gates(model: PreTrainedModel, **inputs: Any) -> dict[str, Tensor]:
         seen.setdefault(slot.layer.site, {})[slot.layer.index] = _mean_over_text(gate, call)
 
     with bank.watched(watch), quiet_evaluation(model):
-        model(**inputs)
+        model(**_with_both_masks(model, inputs))
     if not seen:
         raise ConfigError("no prefix is in use, so there are no gates; choose one with using(model, name)")
     return {site: _stacked([layers[index] for index in sorted(layers)]) for site, layers in seen.items()}
+
+
+def _with_both_masks(model: PreTrainedModel, inputs: dict[str, Any]) -> dict[str, Any]:
+    """A classifier on an encoder-decoder reads its text a second time, in the decoder, with the same padding."""
+    takes, given = inspect.signature(model.forward).parameters, inputs.get("attention_mask")
+    again = is_encoder_decoder(model) and model.get_output_embeddings() is None and "decoder_attention_mask" in takes
+    if not again or given is None or inputs.keys() & {"decoder_input_ids", "decoder_attention_mask"}:
+        return inputs
+    return {**inputs, "decoder_attention_mask": given}
 
 
 def _mean_over_text(gate: Tensor, call: AttentionCall) -> Tensor:

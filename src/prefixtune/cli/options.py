@@ -133,7 +133,7 @@ def _takes_none(hint: Any) -> bool:
 def _word(value: Any) -> str:
     if isinstance(value, str):
         return value
-    return "none" if value is None else json.dumps(value, default=str)
+    return "none" if value is None else json.dumps(value, default=str, ensure_ascii=False)
 
 
 def _members(hint: Any) -> tuple[Any, ...]:

@@ -14,7 +14,7 @@ class SciTLDR(Corpus):
     """1,992 / 619 / 618 papers, in development and test with several sentences each: the authors' and reviewers'."""
 
     task: ClassVar[str] = "text2text"
-    metrics: ClassVar[tuple[str, ...]] = ("rouge1", "rouge2", "rougeL")
+    metrics: ClassVar[tuple[str, ...]] = ("rouge1", "rouge2_scitldr", "rougeL_scitldr")
     layout: ClassVar[str] = "train.jsonl, dev.jsonl and test.jsonl with lists of sentences in source and target"
     hub: ClassVar[str] = "allenai/scitldr"
     subset: ClassVar[str | None] = "Abstract"

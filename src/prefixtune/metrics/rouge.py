@@ -45,6 +45,42 @@ class RougeL(TextMetric):
         return mean_rouge(self.name, answers, references)
 
 
+@dataclass(frozen=True)
+class Rouge2SciTLDR(TextMetric):
+    """Common pairs of words with the reference of the best ROUGE-1, which SciTLDR's cal-rouge.py takes all by."""
+
+    name: ClassVar[str] = "rouge2_scitldr"
+    libraries: ClassVar[tuple[str, ...]] = ("rouge_score",)
+    paper_factor: ClassVar[float] = 100.0
+
+    def score(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+        return mean_rouge("rouge2", answers, closest(answers, references))
+
+
+@dataclass(frozen=True)
+class RougeLSciTLDR(TextMetric):
+    """The longest common subsequence of words with the reference of the best ROUGE-1, as `rouge2_scitldr`."""
+
+    name: ClassVar[str] = "rougeL_scitldr"
+    libraries: ClassVar[tuple[str, ...]] = ("rouge_score",)
+    paper_factor: ClassVar[float] = 100.0
+
+    def score(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+        return mean_rouge("rougeL", answers, closest(answers, references))
+
+
+def closest(answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Of each text's references the one with the best ROUGE-1, the first of several."""
+    from rouge_score import rouge_scorer
+
+    scorer = rouge_scorer.RougeScorer(["rouge1"], use_stemmer=True)
+    found = []
+    for texts, answer in zip(references, answers, strict=True):
+        scores = [scorer.score(text, answer)["rouge1"].fmeasure for text in texts]
+        found.append([texts[scores.index(max(scores))]])
+    return found
+
+
 def mean_rouge(kind: str, answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     """The mean over the texts of rouge-score's F-measure of one kind."""
     from rouge_score import rouge_scorer

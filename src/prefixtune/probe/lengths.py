@@ -103,7 +103,7 @@ def train_command(
     method. None, where no run is recorded: the training file is then left to the user, as `TRAIN_FILE`, and so are the
     files of a run of `prefixtune reproduce`, which reads its corpora another way.
     """
-    given = {"model": model, "task": task, "train": TRAIN_FILE, **(settings or {})}
+    given = {"task": task, "train": TRAIN_FILE, **(settings or {}), "model": model}
     given |= {role: file for role, file in _FILES.items() if corpora.is_part(given.get(role))}
     words = ["prefixtune", "train"]
     for config in (RunConfig, PTuningV2):
@@ -146,5 +146,5 @@ def _option(name: str, value: Any) -> list[str]:
     flag = name.replace("_", "-")
     if isinstance(value, bool):
         return [f"--{flag}" if value else f"--no-{flag}"]
-    word = json.dumps(value) if isinstance(value, dict | list) else str(value)
+    word = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
     return [f"--{flag}={word}"] if word.startswith("-") else [f"--{flag}", word]

@@ -113,14 +113,17 @@ def judged(sides: Sequence[Sides]) -> str:
         parts += [_tagged(one) for one in side.shown if isinstance(one.gold, list)]
         classes = [one for one in side.shown if not isinstance(one.gold, list)]
         if classes:
-            rows = [(_cut(one.text), one.gold, one.answer) for one in classes]
+            rows = [(one.text(_LONG), one.gold, one.answer) for one in classes]
             parts.append(table(("text", "gold", "prefix"), rows))
     return "".join(parts)
 
 
 def texts(samples: Sequence[Text]) -> str:
     """Texts before and after."""
-    rows = [(_cut(s.source), _cut(s.before), _cut(s.after), _cut(s.references[0])) for s in samples]
+    rows = [
+        tuple(text[:_LONG] + " …" * (len(text) > _LONG) for text in (s.source, s.before, s.after, s.references[0]))
+        for s in samples
+    ]
     return table(("source", "before: base model", "after: prefix", "target"), rows)
 
 
@@ -172,7 +175,3 @@ def _exact(value: Any) -> str:
 
 def _class(number: bool) -> str:
     return ' class="num"' if number else ""
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONG else text[:_LONG].rstrip() + " …"

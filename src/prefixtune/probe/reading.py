@@ -63,7 +63,7 @@ class SiteGates:
 
     def openness(self) -> Tensor:
         """How many open positions each layer has in sum, `[L]`; a negative gate opens as far as a positive one."""
-        return self.gate.abs().nansum(1)
+        return torch.stack([row[:length].abs().sum() for row, length in zip(self.gate, self.lengths, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -168,15 +168,11 @@ def _keys(table: Table, by: str | None) -> Sequence[str | None]:
 
 
 def _inputs(model: PreTrainedModel, collate: Any, features: Sequence[Feature]) -> tuple[dict[str, Tensor], Tensor]:
-    """One padded batch, and its labels. A decoder that is fed by an encoder is told where its text ends, too."""
+    """One padded batch, and its labels. A decoder that writes for an encoder is told where its text ends, too."""
     batch = {key: value.to(model.device) for key, value in collate(features).items()}
     labels = batch.pop("labels")
-    if model.config.is_encoder_decoder and "decoder_attention_mask" in inspect.signature(model.forward).parameters:
-        if "decoder_input_ids" in batch:  # label t is predicted at decoder position t
-            real = labels.ne(IGNORED).long()
-        else:  # a classifier reads its input again, moved one to the right
-            real = torch.nn.functional.pad(batch["attention_mask"][:, :-1], (1, 0), value=1)
-        batch["decoder_attention_mask"] = real
+    if "decoder_input_ids" in batch and "decoder_attention_mask" in inspect.signature(model.forward).parameters:
+        batch["decoder_attention_mask"] = labels.ne(IGNORED).long()  # label t is predicted at decoder position t
     return batch, labels
 
 

@@ -49,7 +49,7 @@ class Scored:
         scores: loss and metrics.
         answers: one a row; for text to text one a source.
         decoding: how texts were generated.
-        facts: what to say of this command, `data` and `model` among it.
+        facts: what to say of this command, `prefix`, `data` and `model` among it.
     """
 
     loaded: Loaded
@@ -79,8 +79,8 @@ def of_run(scored: Scored, *, batch_size: int) -> str:
     sections = []
     if has_gates(prefix):
         reading = read_gates(loaded, name, prepared, batch_size=batch_size)
-        sections.append(("Gates", gates(reading, pictures(reading, scored.folder), None)))
-    title, method = f"Prefix {named(scored.folder).name}", prefix.method.name()
+        sections.append(("Gates", gates(reading, pictures(reading, named(str(scored.facts["prefix"])).name), None)))
+    title, method = f"Prefix {named(str(scored.facts['prefix'])).name}", prefix.method.name()
     return document(scored, read_record(scored.folder), title, f"A prefix ({method})", "evaluation", sections)
 
 
@@ -91,7 +91,7 @@ def document(
     metadata = scored.loaded.metadata[scored.name]
     header = {key: value for key, value in read_config(scored.folder).items() if key != "metadata"}
     summed = (record.settings or {}).get("loss") == "sentence_sum"
-    drawn = curves.history_png(record.history, metadata.get("metrics", {}).get("chosen_by"), sentence_sum=summed)
+    drawn = curves.history_png(record.history, _trained(metadata).get("chosen_by"), sentence_sum=summed)
     parts = [
         ("Metrics", _metrics(scored, metadata)),
         *sections,
@@ -102,14 +102,23 @@ def document(
         ("Configuration: versions", page.facts(record.facts.get("versions", {}))),
         (f"Configuration: this {command}", page.facts(scored.facts)),
     ]
-    data, base = (named(Path(str(scored.facts[key]))).name for key in ("data", "model"))
+    data, base = (named(str(scored.facts[key])).name for key in ("data", "model"))
     subtitle = f"{what} for {scored.task().kind} on {base}, read over {len(scored.table):,} examples of {data}."
     return page.page(title, subtitle, parts)
 
 
-def named(folder: Path) -> Path:
-    """The folder by a path that ends in its name, which `.` and `..` do not; any other stays as it was given."""
-    return folder.resolve() if folder.name in ("", "..") else folder
+def _trained(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The metrics that training wrote; none where somebody else wrote something else by that name."""
+    found = metadata.get("metrics")
+    return found if isinstance(found, Mapping) else {}
+
+
+def named(given: str) -> Path:
+    """A folder by a path that ends in its name, which `.` and `..` do not; of a hub id its last part."""
+    path = Path(given)
+    if path.name in ("", ".."):
+        return path.resolve()
+    return path if path.exists() else Path(path.name)
 
 
 def read_record(folder: Path) -> Record:
@@ -118,15 +127,22 @@ def read_record(folder: Path) -> Record:
     try:
         settings = yaml.safe_load(run.read_text(encoding="utf-8")) if run.is_file() else None
         facts = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-        return Record(settings, results.read_history(folder), facts)
+        history = results.read_history(folder)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise CheckpointError(f"{folder} holds a run that cannot be read ({error}); restore its files") from error
+    read = [(results.RUN, settings or {}), (results.RECORD, facts), *((results.HISTORY, one) for one in history)]
+    for file, found in read:
+        if not isinstance(found, dict):
+            raise CheckpointError(f"{folder / file} is no mapping of names and values; restore it")
+    if any("step" not in one for one in history):
+        raise CheckpointError(f"{folder / results.HISTORY} has a line without its step; restore it")
+    return Record(settings, history, facts)
 
 
-def pictures(reading: Reading, folder: Path) -> dict[str, bytes]:
+def pictures(reading: Reading, name: str) -> dict[str, bytes]:
     """`gates.png`, and one picture a site for the groups."""
     with picture.missing_glyphs_told():
-        return _drawn(reading, f"The gates of {named(folder).name}: layer gate × token gate")
+        return _drawn(reading, f"The gates of {name}: layer gate × token gate")
 
 
 def _drawn(reading: Reading, title: str) -> dict[str, bytes]:
@@ -201,7 +217,7 @@ def variable_prefix(variable: VariablePrefix, command: Sequence[str]) -> str:
 
 
 def _metrics(scored: Scored, metadata: Mapping[str, Any]) -> str:
-    trained = metadata.get("metrics", {})
+    trained = {role: found for role, found in _trained(metadata).items() if isinstance(found, Mapping)}
     rows = {f"{Path(str(scored.facts['data'])).name}, {len(scored.table):,} examples": scored.scores}
     rows |= {f"{title} (in training)": trained[role] for role, title in _ROLES.items() if role in trained}
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))

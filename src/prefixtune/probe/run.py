@@ -53,7 +53,7 @@ def probe(
         folder: where the prefix was loaded from.
         by: 'label' or 'example', to keep those apart.
         budget: positions of the variable prefix, as a multiple of those of the prefix.
-        facts: what to say of this probe in the files.
+        facts: what to say of this probe in the files, `prefix`, `data` and `model` among it.
 
     Raises:
         ConfigError: the prefix has no gates, or an option does not fit them.
@@ -69,16 +69,16 @@ def probe(
         )
     check(bank_of(model).get(name), task, by)
     task.check_libraries()
-    record, prepared = report.read_record(folder), task.prepared(table)
+    prefix, record, prepared = report.named(str(facts["prefix"])), report.read_record(folder), task.prepared(table)
     reading = read_gates(loaded, name, prepared, by=by, batch_size=batch_size)
     scores, answers = evaluation.evaluate(loaded, name, prepared, batch_size=batch_size)
     variable = lengths.variable_prefix(reading.overall, bank_of(model).geometry, budget)
     command = lengths.train_command(
-        variable, record.settings, model=str(facts["model"]), task=task.kind, output=f"{report.named(folder)}-variable"
+        variable, record.settings, model=str(facts["model"]), task=task.kind, output=f"{prefix}-variable"
     )
     found = Probe(reading, scores, variable, command)
     facts = {**facts, "task": task.kind, "average": report.AVERAGE, "metrics": scores}
-    pictures = report.pictures(reading, folder)
+    pictures = report.pictures(reading, prefix.name)
     how = evaluation.trained_decoding(loaded.metadata[name])
     sections = [
         ("Gates", report.gates(reading, pictures, variable)),
@@ -86,7 +86,7 @@ def probe(
         ("Variable prefix", report.variable_prefix(variable, command)),
     ]
     scored = report.Scored(loaded, name, folder, prepared, scores, answers, how, facts)
-    title = f"Prefix {report.named(folder).name}: what its gates open"
+    title = f"Prefix {prefix.name}: what its gates open"
     texts = {
         "layers.csv": tables.layers_csv(reading),
         "positions.csv": tables.positions_csv(reading),

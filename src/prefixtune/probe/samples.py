@@ -25,13 +25,26 @@ class Judged:
     gold: Any
     answer: Any
 
-    @property
-    def text(self) -> str:
-        """The texts of the example in one line, marked spans in brackets, choices by their numbers."""
+    def text(self, most: int) -> str:
+        """The texts of the example in one line, marked spans in brackets, choices by their numbers.
+
+        Each has its share of `most` characters, from shortly before its first span on.
+        """
         sides = (("text", "spans"), ("text_pair", "spans_pair"))
-        texts = [_marked(self.row[text], self.row.get(spans, ())) for text, spans in sides if text in self.row]
-        choices = [f"{number}: {choice}" for number, choice in enumerate(self.row.get("choices", ()))]
-        return " / ".join(texts + choices)
+        marked = [(self.row[text], self.row.get(spans, ())) for text, spans in sides if text in self.row]
+        choices = [(f"{number}: {choice}", ()) for number, choice in enumerate(self.row.get("choices", ()))]
+        share = most // len(marked + choices)
+        return " / ".join(shortened(_marked(text, spans), share) for text, spans in marked + choices)
+
+
+def shortened(text: str, most: int) -> str:
+    """`text`, or about `most` characters of it, from shortly before a mark that would not be seen."""
+    if len(text) <= most:
+        return text
+    first = text.find("[")
+    begin = max(first - most // 4, 0) if first > most // 2 else 0
+    end = "" if begin + most >= len(text) else " …"
+    return ("… " if begin else "") + text[begin : begin + most].strip() + end
 
 
 def _marked(text: str, spans: Sequence[tuple[int, int]]) -> str:

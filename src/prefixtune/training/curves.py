@@ -32,7 +32,7 @@ def history_png(history: History, metric: str | None, *, sentence_sum: bool) -> 
     figure = blank(4.5 * max(len(panels), 2), 3.0)
     for axes, (title, drawn) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for label, points, colour in drawn:
-            marker = "o" if label == "development" else None
+            marker = "o" if label == "development" or len(points) == 1 else None  # a line needs two
             axes.plot(*zip(*points, strict=True), color=colour, label=label, marker=marker, markersize=3)
         axes.set_title(title, fontsize=10, loc="left")
         axes.set_xlabel("step")
