@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,82 +10,77 @@ from typing import ClassVar
 from prefixtune.metrics.metric import TextMetric
 
 
+class Rouge(TextMetric):
+    """The mean over the texts of rouge-score's F-measure of one kind."""
+
+    libraries: ClassVar[tuple[str, ...]] = ("rouge_score",)
+    paper_factor: ClassVar[float] = 100.0
+
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """What is counted, by rouge-score's name."""
+
+    def score(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+        found = scores_of(self.kind, answers, references)
+        return sum(map(max, found)) / len(found)
+
+
 @dataclass(frozen=True)
-class Rouge1(TextMetric):
+class Rouge1(Rouge):
     """Common words."""
 
     name: ClassVar[str] = "rouge1"
-    libraries: ClassVar[tuple[str, ...]] = ("rouge_score",)
-    paper_factor: ClassVar[float] = 100.0
-
-    def score(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-        return mean_rouge(self.name, answers, references)
+    kind: ClassVar[str] = "rouge1"
 
 
 @dataclass(frozen=True)
-class Rouge2(TextMetric):
+class Rouge2(Rouge):
     """Common pairs of words."""
 
     name: ClassVar[str] = "rouge2"
-    libraries: ClassVar[tuple[str, ...]] = ("rouge_score",)
-    paper_factor: ClassVar[float] = 100.0
-
-    def score(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-        return mean_rouge(self.name, answers, references)
+    kind: ClassVar[str] = "rouge2"
 
 
 @dataclass(frozen=True)
-class RougeL(TextMetric):
+class RougeL(Rouge):
     """The longest common subsequence of words."""
 
     name: ClassVar[str] = "rougeL"
-    libraries: ClassVar[tuple[str, ...]] = ("rouge_score",)
-    paper_factor: ClassVar[float] = 100.0
+    kind: ClassVar[str] = "rougeL"
+
+
+class OfTheClosest(Rouge):
+    """With the reference of the best ROUGE-1 (the first of several), by which SciTLDR's cal-rouge.py takes all three."""
 
     def score(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-        return mean_rouge(self.name, answers, references)
+        found = scores_of(self.kind, answers, references)
+        chosen = [one.index(max(one)) for one in scores_of("rouge1", answers, references)]
+        return sum(one[place] for one, place in zip(found, chosen, strict=True)) / len(found)
 
 
 @dataclass(frozen=True)
-class Rouge2SciTLDR(TextMetric):
-    """Common pairs of words with the reference of the best ROUGE-1, which SciTLDR's cal-rouge.py takes all by."""
+class Rouge2SciTLDR(OfTheClosest):
+    """Common pairs of words."""
 
     name: ClassVar[str] = "rouge2_scitldr"
-    libraries: ClassVar[tuple[str, ...]] = ("rouge_score",)
-    paper_factor: ClassVar[float] = 100.0
-
-    def score(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-        return mean_rouge("rouge2", answers, closest(answers, references))
+    kind: ClassVar[str] = "rouge2"
 
 
 @dataclass(frozen=True)
-class RougeLSciTLDR(TextMetric):
-    """The longest common subsequence of words with the reference of the best ROUGE-1, as `rouge2_scitldr`."""
+class RougeLSciTLDR(OfTheClosest):
+    """The longest common subsequence of words."""
 
     name: ClassVar[str] = "rougeL_scitldr"
-    libraries: ClassVar[tuple[str, ...]] = ("rouge_score",)
-    paper_factor: ClassVar[float] = 100.0
-
-    def score(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-        return mean_rouge("rougeL", answers, closest(answers, references))
+    kind: ClassVar[str] = "rougeL"
 
 
-def closest(answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Of each text's references the one with the best ROUGE-1, the first of several."""
-    from rouge_score import rouge_scorer
-
-    scorer = rouge_scorer.RougeScorer(["rouge1"], use_stemmer=True)
-    found = []
-    for texts, answer in zip(references, answers, strict=True):
-        scores = [scorer.score(text, answer)["rouge1"].fmeasure for text in texts]
-        found.append([texts[scores.index(max(scores))]])
-    return found
-
-
-def mean_rouge(kind: str, answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """The mean over the texts of rouge-score's F-measure of one kind."""
+def scores_of(kind: str, answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[list[float]]:
+    """The F-measure of each answer with each of its references."""
     from rouge_score import rouge_scorer
 
     scorer = rouge_scorer.RougeScorer([kind], use_stemmer=True)
-    found = [scorer.score_multi(texts, answer)[kind] for texts, answer in zip(references, answers, strict=True)]
-    return sum(value.fmeasure for value in found) / len(found)
+    return [
+        [scorer.score(text, answer)[kind].fmeasure for text in texts]
+        for texts, answer in zip(references, answers, strict=True)
+    ]
