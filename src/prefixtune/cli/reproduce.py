@@ -34,7 +34,7 @@ figures), plots, and every run in a folder. A killed one goes on with --resume.
 
 Args:
     name: Name of an experiment, or LIST.
-    output: Folder to write; must not exist, be empty, or hold the experiment to resume. Default: reproduce-NAME.
+    output: A new or empty folder, or the one of the experiment to resume. Default: reproduce-NAME.
     resume: Go on with the experiment that OUTPUT holds; finished runs are kept.
     rescore: Like --resume, and score finished runs' answers again, e.g. with --bertscore or a metric installed since.
 """

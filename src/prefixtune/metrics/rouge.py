@@ -51,7 +51,7 @@ class RougeL(Rouge):
 
 
 class OfTheClosest(Rouge):
-    """With the reference of the best ROUGE-1 (the first of several), by which SciTLDR's cal-rouge.py takes all three."""
+    """With the reference of the best ROUGE-1 (the first of several), as SciTLDR's cal-rouge.py takes all three."""
 
     def score(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
         found = scores_of(self.kind, answers, references)

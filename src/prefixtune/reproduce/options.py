@@ -35,7 +35,7 @@ class Options:
     """Folder of the data (of one corpus, or of folders named like corpora), or CORPUS=FOLDER,CORPUS=FOLDER."""
 
     seeds: int | None = None
-    """Random seeds, 42 and following. Default: the experiment's."""
+    """How many random seeds, from 42 on. Default: the experiment's."""
 
     corpora: Sequence[str] | None = None
     """Run these corpora of the experiment only."""
@@ -50,7 +50,7 @@ class Options:
     """Prefix lengths to choose from (of the rows that have a length); in a length sweep, the lengths it sweeps."""
 
     trials: int | None = None
-    """Trials of every row, chosen among on development data. Default: as many as --lr and --lengths make."""
+    """Trials per row, compared on development data. Default: as many as --lr and --lengths make."""
 
     trial_steps: int | None = None
     """Optimiser steps of a trial, for a search that costs less than the runs. Default: as many as a run has."""

@@ -37,7 +37,7 @@ class RunConfig:
     """How the prefix is parameterised: the name of a method."""
 
     output: str
-    """Result folder; must not exist, be empty, or hold the run that --resume continues."""
+    """Result folder: a new or empty one, or the one of the run that --resume continues."""
 
     eval: str | None = None
     """Development data: chooses the best checkpoint and, with --patience, stops early."""
