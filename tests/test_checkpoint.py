@@ -310,7 +310,7 @@ def test_missing_folders_and_files_are_named(saved: Path, tmp_path: Path) -> Non
 
 
 def test_a_hub_id_that_cannot_be_had_is_named() -> None:
-    with pytest.raises(pt.CheckpointError, match="'nobody/nothing' is no folder here"):
+    with pytest.raises(pt.CheckpointError, match="'nobody/nothing' is not a local folder"):
         pt.load(GPT2.make(), "nobody/nothing")
 
 

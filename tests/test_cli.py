@@ -532,7 +532,7 @@ def test_a_disk_that_is_full_is_one_line(
         raise OSError(errno.ENOSPC, "No space left on device", "runs/x.json")
 
     monkeypatch.setitem(cli._COMMANDS, "demo", full)
-    assert refused(["demo"], capsys).startswith("prefixtune: runs/x.json: No space left on device; make room, or")
+    assert refused(["demo"], capsys).startswith("prefixtune: runs/x.json: No space left on device; free some space, or")
 
 
 @pytest.mark.parametrize("value", ["- item", "->", "-x", "--"])

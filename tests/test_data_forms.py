@@ -244,10 +244,10 @@ def test_conll04_is_read_from_sperts_spans(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"entities": None}, "expected a list of entities, got None"),
+        ({"entities": None}, "expected a list of entities, got 'None'"),
         ({"entities": ["Loc"]}, "the entity 'Loc' needs type, start and end"),
         ({"entities": [{"type": "Loc", "start": 0}]}, "the entity .* needs type, start and end"),
-        ({"entities": [{"type": "Loc", "start": "0", "end": 2}]}, "the entity .* needs type, start and end"),
+        ({"entities": [{"type": "Loc", "start": "0", "end": 2}]}, "the entity .* needs a name as type, whole numbers"),
         ({"entities": [{"type": "Loc", "start": 5, "end": 7}]}, "the entity .* does not lie within the 6 tokens"),
         ({"entities": [*SPERT["entities"], SPERT["entities"][0]]}, "the entity .* overlaps another"),
         ({"tokens": "New York"}, "expected a list of tokens, got 'New York'"),

@@ -161,7 +161,7 @@ def test_evaluate_and_probe_read_a_corpus_as_reproduce_does(
         (["--data", "renamed.json"], "no column 'tokens'; this prefix was trained on the rows that the corpus conll04"),
         (["--data", "conll04=conll04", "--split", "tset"], "--split: conll04 has no part 'tset'; did you mean 'test'"),
         (["--data", "conll04=conll04", "--columns", "tokens=x"], "--columns: the corpus conll04 makes its rows itself"),
-        (["--data", "conll04=nowhere"], "'nowhere' is no folder here"),
+        (["--data", "conll04=nowhere"], "'nowhere' is not a local folder"),
         (["--data", "conl04=conll04"], "unknown data set 'conl04'; did you mean 'conll04'"),
     ],
 )

@@ -61,9 +61,9 @@ def test_a_prefix_that_peft_cannot_hold_is_refused_and_nothing_is_written(
     ("method", "message"),
     [
         (pt.AdaptivePrefix(length=P), "gate_input='token' depends on the input"),
-        (pt.ZeroInitPrefix(length=P, position_offset=P), "softmax of its own"),
-        (pt.ZeroInitPrefix(length=P), "softmax of its own"),  # also where its place alone would be refused
-        (pt.LinearPrefix(length=P), "without a softmax"),
+        (pt.ZeroInitPrefix(length=P, position_offset=P), "zero_init .* outside the text's softmax, which no key/value"),
+        (pt.ZeroInitPrefix(length=P), "outside the text's softmax"),  # also where its place alone would be refused
+        (pt.LinearPrefix(length=P), "linear .* outside the text's softmax"),
     ],
 )
 def test_attention_that_no_cache_can_hold_is_refused(method: Any, message: str, tmp_path: Path) -> None:

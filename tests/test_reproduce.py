@@ -498,7 +498,11 @@ def test_an_ensemble_refuses_beams(members: evaluation.Loaded) -> None:
         ("apt", ["--corpora", "rte", "--data", "conll04=PLACE/conll04"], "no data given for rte; name its folder with"),
         ("apt", ["--data", "2024"], "--data: there is no folder '2024'"),
         ("apt", ["--lr", '{"FT": []}'], "--lr: an empty list has no learning rate"),
-        ("prefix_low_data", ["--data", "e2e=PLACE/e2e", "--sizes", "8,50"], "has 40 examples; 50 were to be drawn"),
+        (
+            "prefix_low_data",
+            ["--model", "PLACE/gpt2", "--data", "e2e=PLACE/e2e", "--sizes", "8,50"],
+            "has 40 examples; 50 were to be drawn",
+        ),
         ("apt", ["--recipe", "warmup=abc,max_steps=5"], "--recipe: warmup is 'abc'; expected a number"),
         ("apt", ["--methods", "APT", "--lr", '{"FT": [1e-3]}'], "--lr names 'FT', which --methods leaves out"),
         ("apt", ["--model", ""], "no model given; name one with --model"),

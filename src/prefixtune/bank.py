@@ -245,6 +245,11 @@ def bank_of(model: nn.Module) -> Bank:
     return bank
 
 
+def base_size(model: nn.Module) -> int:
+    """How many parameters a model has beside its prefixes and their heads."""
+    return sum(parameter.numel() for name, parameter in model.named_parameters() if not name.startswith(f"{BANK}."))
+
+
 def names_in(model: nn.Module) -> list[str]:
     """The names of the prefixes in `model`; none when nothing is attached."""
     bank = model._modules.get(BANK)

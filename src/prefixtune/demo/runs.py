@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from prefixtune.bank import bank_of
+from prefixtune.bank import bank_of, base_size
 from prefixtune.checkpoint import write_whole
 from prefixtune.demo.screen import Screen
 from prefixtune.training.bench import Bench
@@ -74,7 +74,7 @@ def train(screen: Screen, label: str, config: RunConfig, bench: Bench) -> Traine
     bank = bank_of(bench.model)
     ours = [*bank.get(config.name).parameters(), *bank.heads_of(config.name).parameters()]
     trained = sum(parameter.numel() for parameter in ours if parameter.requires_grad)
-    return Trained(trained, bench.base_size, seconds)
+    return Trained(trained, base_size(bench.model), seconds)
 
 
 def scratch() -> tempfile.TemporaryDirectory[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from prefixtune import metrics
 from prefixtune.reproduce import search
-from prefixtune.reproduce.experiment import Arm, Cell, Ensemble
+from prefixtune.reproduce.experiment import Arm, Cell, Ensemble, Trained, Variable, stretched
 from prefixtune.reproduce.material import Material
 from prefixtune.reproduce.runner import Findings
 from prefixtune.reproduce.scores import factor, metrics_of
@@ -27,7 +27,7 @@ def caption(found: Findings) -> list[str]:
         told += [*_trials(found), *_changes(found), *_data(found), *_absent_metrics(found)]
     told += [*_absent_rows(found), *_notes(found)]
     for cell in dict.fromkeys(row.cell for row in found.rows):
-        told += [*_cuts(found, cell), *_precisions(found, cell)]
+        told += [*_lengths(found, cell), *_cuts(found, cell), *_precisions(found, cell)]
     return [*told, *_other_versions(found), *(f"Left out: {name}: {why}" for name, why in found.left_out.items())]
 
 
@@ -103,7 +103,7 @@ def _absent_rows(found: Findings) -> list[str]:
 def _notes(found: Findings) -> Iterator[str]:
     """What the experiment itself has to say of its numbers."""
     experiment = found.plan.experiment
-    if found.plan.options.quick:
+    if found.plan.options.quick and found.materials:
         yield "A smoke run (--quick): its numbers mean nothing."
     if experiment.notes:
         yield experiment.notes
@@ -125,6 +125,20 @@ def _other_versions(found: Findings) -> list[str]:
     count = sum(map(bool, differing))
     which = f"{count} of {len(records)} runs, trials counted,"
     return [f"{which} were begun with other versions than wrote this page: {'; '.join(told)}."] if told else []
+
+
+def _lengths(found: Findings, cell: Cell) -> list[str]:
+    """Rows that are of one size by their names, but chose among lengths."""
+    rows = [row for row in found.rows if row.cell == cell and row.chosen and "length" in row.chosen.options]
+    chosen = {row.arm.name: row.chosen.options["length"] for row in rows if row.chosen}
+    stretch = {row.arm.name: row.arm.stretch for row in rows if isinstance(row.arm, Trained)}
+    asked = found.plan.options.lengths or ()
+    plain = {length for length in asked if all(chosen[name] == stretched(length, stretch[name]) for name in chosen)}
+    compared = set(stretch.values()) != {1.0} or any(isinstance(row.arm, Variable) for row in found.rows)
+    if plain or len(chosen) < 2 or not compared:
+        return []
+    told = ", ".join(f"{name} {length}" for name, length in chosen.items())
+    return [f"{cell.corpus}: rows chose lengths that do not go together, so that they are not of one size: {told}."]
 
 
 def _cuts(found: Findings, cell: Cell) -> list[str]:

@@ -14,6 +14,8 @@ from prefixtune.training.run import chosen_metric
 
 def check(plan: Plan, cells: Sequence[tuple[Cell, Sequence[Arm]]], materials: Mapping[str, Material]) -> None:
     """Every arm and every run's configuration can be made, before anything is written."""
+    if plan.options.bertscore is not None and all(one.task.kind != "text2text" for one in materials.values()):
+        raise ConfigError(f"--bertscore {plan.options.bertscore}: no corpus here has texts to generate; leave it out")
     search.check_lengths(plan.experiment, plan.options, [arm for _, arms in cells for arm in arms])
     for cell, arms in cells:
         _check_names(arms)

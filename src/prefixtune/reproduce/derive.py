@@ -13,10 +13,9 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 import prefixtune as pt
 from prefixtune import evaluation
-from prefixtune.bank import bank_of
+from prefixtune.bank import bank_of, base_size
 from prefixtune.errors import ConfigError
 from prefixtune.evaluation import Loaded
-from prefixtune.heads import BANK
 from prefixtune.probe import lengths, reading
 from prefixtune.reproduce.plan import adaptation
 from prefixtune.tasks import Decoding, Table
@@ -54,7 +53,7 @@ def ensemble(model: str, folders: Sequence[Path], tests: Mapping[str, Table]) ->
     decoding = evaluation.trained_decoding(loaded.metadata[names[0]])
     answers = {name: _answers(loaded, names, table, decoding) for name, table in tests.items()}
     stored = sum(bank_of(loaded.model).get(name).stored_parameters() for name in names)
-    base = sum(p.numel() for name, p in loaded.model.named_parameters() if not name.startswith(f"{BANK}."))
+    base = base_size(loaded.model)
     sizes = {"base": base, "trained": 0, "stored": stored, "stored_percent": 100 * stored / base}
     return {"seconds": round(time.monotonic() - begun, 1), "parameters": sizes}, answers
 

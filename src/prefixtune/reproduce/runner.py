@@ -23,6 +23,7 @@ from prefixtune.reproduce.plan import Plan, Unfit, adaptation, read_base, with_c
 from prefixtune.reproduce.progress import Screen
 from prefixtune.reproduce.rescoring import rescored
 from prefixtune.reproduce.search import Candidate
+from prefixtune.tasks.loading import check_class
 from prefixtune.training import results
 from prefixtune.training.adaptation import Adaptation
 from prefixtune.training.bench import Data
@@ -112,7 +113,7 @@ def run(
             rows = _rows(plan, cells, materials)
             if rows and all(row.reason for row in rows):
                 told = "; ".join(f"{row.arm.name}: {row.reason}" for row in rows)
-                raise ConfigError(f"no row fits this base model: {told}")
+                raise ConfigError(f"no row has a run: {told}")
         except (ConfigError, DataError, ModelError):
             begun = [path for name in (results.RUN, results.METRICS) for path in output.rglob(name)]
             if not resume and not begun:  # asked otherwise, it may have the folder
@@ -156,7 +157,10 @@ def open_output(output: Path, asked: Mapping[str, Any], *, resume: bool, free: S
 
 
 def _read(folders: Mapping[str, Place], plan: Plan) -> tuple[dict[str, Material], dict[str, str]]:
-    """Every corpus that is there. One that is not is left out with a word, unless it is the only one."""
+    """Every corpus that is there and that the base model has a head for; another is left out with a word.
+
+    Raises DataError or ModelError where it is the only one.
+    """
     found: dict[str, Material] = {}
     left_out: dict[str, str] = {}
     options = plan.options
@@ -167,13 +171,15 @@ def _read(folders: Mapping[str, Place], plan: Plan) -> tuple[dict[str, Material]
                 corpus, folder, options.limit, options.dev_limit, recipe, options.bertscore,
                 whole=bool(plan.experiment.sizes),
             )  # fmt: skip
-        except DataError as error:
+            check_class(options.model, found[corpus].task)
+        except (DataError, ModelError) as error:
             if len(folders) == 1 or options.corpora:
                 raise
+            found.pop(corpus, None)
             left_out[corpus] = str(error)
             print(f"prefixtune: {corpus} is left out: {error}", file=sys.stderr)
     if folders and not found:
-        raise DataError("; ".join(left_out.values()))
+        raise DataError("; ".join(dict.fromkeys(left_out.values())))
     material.check_apart(found)
     return found, left_out
 
@@ -264,7 +270,7 @@ class Worker:
         scored = [(candidate, value) for candidate, value in trials if value is not None]
         if not scored:
             fitting = f"{len(trials) - len(misfits)} settings{' that fit' if misfits else ''}"
-            raise ConfigError(f"{arm.name}: training diverged with all {fitting}; give lower --lr")
+            raise Unfit(f"training diverged with all {fitting}; give lower --lr")
         return max(scored, key=lambda pair: pair[1])[0]  # the first of equals: the paper's own comes first
 
     def _run(

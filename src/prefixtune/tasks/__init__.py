@@ -8,7 +8,7 @@ from prefixtune.finding import file_called, file_names, only_class
 from prefixtune.tasks.readers import Table, check_columns, read
 from prefixtune.tasks.task import Decoding, Task, Window
 
-_NOT_TASKS = {"decoding", "loading", "readers", "readouts", "task"}
+_NOT_TASKS = {"cells", "decoding", "loading", "readers", "readouts", "task"}
 
 __all__ = ["Decoding", "Table", "Task", "Window", "check_columns", "find", "from_metadata", "names", "read"]
 

@@ -52,7 +52,7 @@ def load_base(
         config = AutoConfig.from_pretrained(model_id)
         tokenizer = AutoTokenizer.from_pretrained(model_id, **_tokenizer_options(task))
     rates = {} if dropout else _zero_dropout(config)
-    loader = _own_class(config) if task is None else task.model_class(config)
+    loader = _own_class(config) if task is None else _class_for(config, task, model_id)
     options = task.model_options() if task else {}
     with named_failure(model_id), quiet():
         # Of other shapes may be the head, which is new whatever head the base model came with; the rest is refused.
@@ -63,6 +63,27 @@ def load_base(
     _make_paddable(model, tokenizer)
     _refuse_unknown_tokens(model, tokenizer, model_id)
     return model, tokenizer
+
+
+def check_class(model_id: str, task: Task) -> None:
+    """Raise ModelError where there is no class of the base model with the head that `task` needs; nothing is loaded."""
+    from transformers import AutoConfig
+
+    with named_failure(model_id), quiet():
+        config = AutoConfig.from_pretrained(model_id)
+    _class_for(config, task, model_id)
+
+
+def _class_for(config: PretrainedConfig, task: Task, model_id: str) -> Any:
+    from transformers import PreTrainedModel
+
+    loader = task.model_class(config)
+    if not issubclass(loader, PreTrainedModel) and type(config) not in loader._model_mapping:
+        what = loader.__name__.removeprefix("AutoModel")
+        raise ModelError(
+            f"{model_id}: transformers has no {config.model_type} {what}, which {task.kind} needs; use another base"
+        )
+    return loader
 
 
 def window(

@@ -25,14 +25,22 @@ HEAD = "readout"
 
 def span_model(config: PretrainedConfig, spans: int) -> type[PreTrainedModel]:
     """The model class that classifies a text by its summary and `spans` marked spans."""
-    kind: Any = type(config)
-    return _class(kind, _Spans, "Spans", spans)
+    return _checked(config, _Spans, "Spans", spans)
 
 
 def choice_model(config: PretrainedConfig) -> type[PreTrainedModel]:
     """The model class that gives each of several texts a score."""
+    return _checked(config, _Choice, "Choice", 0)
+
+
+def _checked(config: PretrainedConfig, reader: type, name: str, spans: int) -> type[PreTrainedModel]:
     kind: Any = type(config)
-    return _class(kind, _Choice, "Choice", 0)
+    made = _class(kind, reader, name, spans)
+    if config.is_encoder_decoder:
+        raise ModelError(
+            f"{made.body_class.__name__} is an encoder-decoder; its text has no one summary: use an encoder"  # type: ignore[attr-defined]
+        )
+    return made
 
 
 @functools.cache
@@ -65,10 +73,6 @@ class _Readout:
 
     def __init__(self, config: PretrainedConfig, width: int, outputs: int) -> None:
         super().__init__(config)  # type: ignore[call-arg]
-        if config.is_encoder_decoder:
-            raise ModelError(
-                f"{self.body_class.__name__} is an encoder-decoder; its text has no one summary: use an encoder"
-            )
         # A pooler would be half of a head that the checkpoint may lack.
         bare = {"add_pooling_layer": False} if "add_pooling_layer" in _arguments(self.body_class.__init__) else {}
         setattr(self, self.base_model_prefix, self.body_class(config, **bare))

@@ -236,13 +236,14 @@ def build_trainer(config: RunConfig, bench: Bench, metric: str | None) -> Prefix
         model, layout, features, batch_size=config.batch_size, budget=config.activation_cache,
         passes=seen if arguments.max_steps > 0 else config.epochs, checkpointing=config.gradient_checkpointing,
     )  # fmt: skip
+    rates = part_rates(config, model)
     try:
         with _tensorboard_in(Path(config.output) / "tensorboard"):
             return PrefixTrainer(
                 judge=judge,
                 sentence_sum=config.loss == "sentence_sum",
                 layout=layout,
-                rates=part_rates(config, model),
+                rates=rates,
                 kept=kept,
                 model=model,
                 args=arguments,
