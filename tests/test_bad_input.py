@@ -258,7 +258,7 @@ def test_a_model_without_the_tasks_head_is_named_in_one_short_line(
     data = tiny.jsonl(tmp_path / "tags.jsonl", [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}])
     given = ["--model", str(place / "bart"), "--train", data, "--task", "tagging"]
     told = refused(flags(place, tmp_path / "out", *given), capsys)
-    assert told.endswith("BartConfig'> for this kind of AutoModel: AutoModelForTokenClassification.")
+    assert told.endswith("transformers has no bart model ForTokenClassification, as tagging needs; use another base")
 
 
 # --- headers -----------------------------------------------------------------------------------------------------

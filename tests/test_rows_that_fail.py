@@ -59,9 +59,9 @@ def test_a_corpus_that_the_base_has_no_head_for_is_left_out_before_anything_is_t
     monkeypatch.setattr(runner, "fit", fit)
     found = run(place, tmp_path / "out", "bart")
     assert {task.kind for task in fake.tasks} == {"text2text"}
-    assert "transformers has no bart ForTokenClassification, which tagging needs" in found.left_out["conll04"]
+    assert "transformers has no bart model ForTokenClassification, as tagging needs" in found.left_out["conll04"]
     assert any(line.startswith("Left out: conll04: ") for line in table.caption(found))
-    with pytest.raises(ModelError, match="transformers has no bart ForTokenClassification"):
+    with pytest.raises(ModelError, match="transformers has no bart model ForTokenClassification"):
         run(place, tmp_path / "alone", "bart", corpora=["conll04"])
 
 

@@ -81,7 +81,7 @@ def _class_for(config: PretrainedConfig, task: Task, model_id: str) -> Any:
     if not issubclass(loader, PreTrainedModel) and type(config) not in loader._model_mapping:
         what = loader.__name__.removeprefix("AutoModel")
         raise ModelError(
-            f"{model_id}: transformers has no {config.model_type} {what}, which {task.kind} needs; use another base"
+            f"{model_id}: transformers has no {config.model_type} model {what}, as {task.kind} needs; use another base"
         )
     return loader
 
