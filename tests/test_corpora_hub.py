@@ -274,3 +274,11 @@ def test_a_hub_data_set_that_was_saved_as_jsonl_is_read(tmp_path: Path, name: st
     for split in ("train", "validation", "test"):
         Dataset.from_list(rows, features=features).to_json(str(tmp_path / f"{split}.jsonl"))
     assert corpora.find(name).read(str(tmp_path)).dev.rows == expected
+
+
+def test_a_folder_of_other_files_is_no_hub_data_set(tmp_path: Path) -> None:
+    """Texts in columns of somebody's own are not loaded to find that they lack the corpus's."""
+    (tmp_path / "e2e").mkdir()
+    (tmp_path / "e2e" / "devset.csv").write_text("mr,ref\nname[Bo],Bo.\n")
+    with pytest.raises(DataError, match="holds no files of dart; expected dart-v1.1.1-full-train.json"):
+        corpora.find("dart").read(str(tmp_path))
