@@ -268,14 +268,6 @@ def test_ontonotes_is_the_shared_tasks_release_and_not_the_larger_one(tmp_path: 
     assert found.train.rows == found.dev.rows == found.tests["test"].rows == expected
 
 
-@pytest.mark.parametrize("name", ["e2e", "xsum"])
-def test_a_hub_data_set_that_was_saved_as_jsonl_is_read(tmp_path: Path, name: str) -> None:
-    rows, features, expected = CASES[name]
-    for split in ("train", "validation", "test"):
-        Dataset.from_list(rows, features=features).to_json(str(tmp_path / f"{split}.jsonl"))
-    assert corpora.find(name).read(str(tmp_path)).dev.rows == expected
-
-
 def test_a_folder_of_other_files_is_no_hub_data_set(tmp_path: Path) -> None:
     """Texts in columns of somebody's own are not loaded to find that they lack the corpus's."""
     (tmp_path / "e2e").mkdir()

@@ -11,7 +11,7 @@ import tiny
 import torch
 import yaml
 from test_probe import prefix_of, read_page
-from transformers import BartConfig, BartForSequenceClassification
+from transformers import BartConfig, BartForSequenceClassification, BartModel
 
 import prefixtune as pt
 from prefixtune import evaluation
@@ -39,6 +39,34 @@ def test_padding_changes_no_gate_of_a_classifier_on_an_encoder_decoder() -> None
     for row, ids in enumerate(texts):
         for site, gates in pt.gates(model, input_ids=ids, attention_mask=torch.ones_like(ids)).items():
             assert torch.allclose(together[site][row], gates[0], atol=1e-6), site
+
+
+def test_a_class_whose_forward_names_no_input_is_what_it_comes_from() -> None:
+    class Wrapped(BartForSequenceClassification):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return super().forward(*args, **kwargs)
+
+    shape = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
+    config = BartConfig(vocab_size=64, encoder_attention_heads=4, decoder_attention_heads=4, **shape)
+    for kind in (BartForSequenceClassification, Wrapped):
+        model = pt.attach(kind(config), pt.PTuningV2(length=2))
+        assert pt.bank.bank_of(model).geometry.sites == ("encoder", "decoder", "cross")
+
+
+def test_a_decoder_that_is_given_its_own_input_is_not_given_the_encoders_mask() -> None:
+    config = BartConfig(
+        vocab_size=64, d_model=32, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=48, decoder_ffn_dim=48,
+        encoder_attention_heads=4, decoder_attention_heads=4,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = BartModel(config).eval()
+    pt.attach(model, pt.AdaptivePrefix(length=3, token_gate_std=2.0))
+    ids, mask = torch.randint(3, 64, (1, 6)), torch.tensor([[1, 1, 1, 0, 0, 0]])
+    given = torch.randint(3, 64, (1, 6))
+    by_ids = pt.gates(model, input_ids=ids, attention_mask=mask, decoder_input_ids=given)
+    states = model.get_decoder().embed_tokens(given)
+    by_states = pt.gates(model, input_ids=ids, attention_mask=mask, decoder_inputs_embeds=states)
+    assert all(torch.allclose(by_ids[site], by_states[site], atol=1e-6) for site in by_ids)
 
 
 def test_gates_that_are_no_numbers_have_no_ratio(tmp_path: Path) -> None:
@@ -93,6 +121,11 @@ def test_every_text_of_a_long_example_is_seen() -> None:
     row = {"text": "pad " * 300 + "Mark told" + " pad" * 300, "spans": [(1200, 1204)]}
     shown = Judged(row, "yes", "no").text(200)
     assert "[Mark] told" in shown and shown.startswith("… ") and shown.endswith(" …") and len(shown) < 210
+    row = {"text": "The start [1]. " + "word " * 200 + "[2] the end"}
+    assert Judged(row, "yes", "no").text(100).startswith("The start [1]. word"), "brackets of its own are no marks"
+    row = {"text": "[1] " + "word " * 180 + "Mark", "spans": [(904, 908)]}
+    shown = Judged(row, "yes", "no").text(400)
+    assert shown.endswith("word [Mark]") and len(shown) > 390
 
 
 def test_a_prefix_of_the_hub_is_called_by_its_id(

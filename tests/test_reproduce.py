@@ -417,7 +417,7 @@ def test_a_row_that_does_not_fit_the_base_is_left_out_and_the_others_are_run(
     assert [len(row.runs) for row in found.rows] == [0, 1, 0]
     assert "would leak the future" in (found.rows[0].reason or "")
     assert "expected text2text" in (found.rows[2].reason or "")
-    assert "mean is left out" in capsys.readouterr().err
+    assert "mean (conll04) is left out" in capsys.readouterr().err
     assert not (tmp_path / "out/runs/conll04/mean").exists()
     assert "| mean | – |" in table.markdown(found)
 

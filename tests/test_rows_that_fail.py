@@ -11,8 +11,8 @@ from test_reproduce import Fake, tiny_experiment
 
 from prefixtune import reproduce
 from prefixtune.errors import ConfigError, ModelError
-from prefixtune.reproduce import runner, table
-from prefixtune.reproduce.experiment import Trained
+from prefixtune.reproduce import caption, runner, table
+from prefixtune.reproduce.experiment import Base, Cell, Trained
 from prefixtune.reproduce.options import Options
 from prefixtune.tasks import find
 from prefixtune.tasks.loading import check_class
@@ -114,3 +114,11 @@ def test_a_model_for_bertscore_is_refused_where_no_text_is_generated(
     with pytest.raises(ConfigError, match="--bertscore .*: no corpus here has texts to generate; leave it out"):
         run(place, tmp_path / "out", corpora=["conll04"], bertscore=str(place / "bert"))
     assert not (tmp_path / "out" / runner.RECORD).exists()
+
+
+def test_a_row_that_fails_on_one_corpus_is_told_with_it() -> None:
+    cells = [Cell(corpus, None, Base("bert", False, len)) for corpus in ("rte", "conll04")]
+    rows = [runner.Row(cells[0], APT), runner.Row(cells[1], APT, reason="no"), runner.Row(cells[0], FT, reason="x")]
+    rows.append(runner.Row(cells[1], FT, reason="x"))
+    found = runner.Findings(None, rows, {}, {}, [])  # type: ignore[arg-type]
+    assert caption._absent_rows(found) == ["Left out: APT (conll04): no", "Left out: FT: x"]

@@ -108,7 +108,7 @@ def _with_both_masks(model: PreTrainedModel, inputs: dict[str, Any]) -> dict[str
     """A classifier on an encoder-decoder reads its text a second time, in the decoder, with the same padding."""
     takes, given = inspect.signature(model.forward).parameters, inputs.get("attention_mask")
     again = is_encoder_decoder(model) and model.get_output_embeddings() is None and "decoder_attention_mask" in takes
-    if not again or given is None or inputs.keys() & {"decoder_input_ids", "decoder_attention_mask"}:
+    if not again or given is None or any(name.startswith("decoder_") for name in inputs):
         return inputs
     return {**inputs, "decoder_attention_mask": given}
 

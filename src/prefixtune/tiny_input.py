@@ -19,7 +19,10 @@ FAILURES = (PrefixtuneError, AssertionError, AttributeError, LookupError, Runtim
 
 def is_encoder_decoder(model: PreTrainedModel) -> bool:
     """Whether `model` has both stacks. The config alone does not tell: BART's and UMT5's encoders share it."""
-    return bool(model.config.is_encoder_decoder) and "decoder_input_ids" in inspect.signature(model.forward).parameters
+    if not model.config.is_encoder_decoder:
+        return False
+    forwards = [vars(kind)["forward"] for kind in type(model).__mro__ if "forward" in vars(kind)]
+    return any("decoder_input_ids" in inspect.signature(forward).parameters for forward in forwards)  # one may hide it
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from prefixtune.tasks.readers import Row, Table, read
 from prefixtune.tasks.tagging import completed
 from prefixtune.tasks.text2text import grouped
 
-_LOADABLE = ("*.parquet", "*.arrow", "README.md", "train.jsonl", "train.csv")
+_LOADABLE = ("*.parquet", "*.arrow", "README.md")
 """What a folder holds that the datasets library knows how to load."""
 
 

@@ -34,24 +34,21 @@ class Judged:
         marked = [(self.row[text], self.row.get(spans, ())) for text, spans in sides if text in self.row]
         choices = [(f"{number}: {choice}", ()) for number, choice in enumerate(self.row.get("choices", ()))]
         share = most // len(marked + choices)
-        return " / ".join(shortened(_marked(text, spans), share) for text, spans in marked + choices)
+        return " / ".join(_marked(text, spans, share) for text, spans in marked + choices)
 
 
-def shortened(text: str, most: int) -> str:
-    """`text`, or about `most` characters of it, from shortly before a mark that would not be seen."""
-    if len(text) <= most:
-        return text
-    first = text.find("[")
-    begin = max(first - most // 4, 0) if first > most // 2 else 0
-    end = "" if begin + most >= len(text) else " …"
-    return ("… " if begin else "") + text[begin : begin + most].strip() + end
-
-
-def _marked(text: str, spans: Sequence[tuple[int, int]]) -> str:
-    brackets = [(start, "[") for start, _ in spans] + [(end, "]") for _, end in spans]
+def _marked(text: str, spans: Sequence[tuple[int, int]], most: int) -> str:
+    """`text` with brackets around its spans; of a long one about `most` characters, the first span among them."""
+    first = min((start for start, _ in spans), default=0)
+    begin = max(min(first - most // 4, len(text) - most), 0) if first > most // 2 else 0
+    kept = text[begin : begin + most] if len(text) > most else text
+    begin = begin if len(text) > most else 0
+    brackets = [(start - begin, "[") for start, _ in spans] + [(end - begin, "]") for _, end in spans]
+    shown = kept
     for place, bracket in sorted(brackets, key=lambda pair: (-pair[0], pair[1])):
-        text = text[:place] + bracket + text[place:]
-    return text
+        if 0 <= place <= len(kept):
+            shown = shown[:place] + bracket + shown[place:]
+    return ("… " if begin else "") + shown.strip() + (" …" if begin + len(kept) < len(text) else "")
 
 
 @dataclass(frozen=True)

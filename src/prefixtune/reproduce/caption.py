@@ -95,9 +95,22 @@ def _absent_metrics(found: Findings) -> list[str]:
 
 
 def _absent_rows(found: Findings) -> list[str]:
-    reasons = {row.arm.name: row.reason for row in found.rows if row.reason}
-    reasons |= {f"{row.arm.name} with {told}": why for row in found.rows for told, why in row.misfits.items()}
-    return [f"Left out: {name}: {reason}" for name, reason in reasons.items()]
+    """Rows without runs, and settings that do not fit, with the corpus where it is not all that have the row."""
+    cells: dict[tuple[str, str, str], list[Cell]] = {}
+    for row in found.rows:
+        reasons = {row.arm.name: row.reason} if row.reason else {}
+        reasons |= {f"{row.arm.name} with {told}": why for told, why in row.misfits.items()}
+        for name, why in reasons.items():
+            cells.setdefault((row.arm.name, name, why), []).append(row.cell)
+    lines = []
+    for (arm, name, why), places in cells.items():
+        everywhere = len(places) == sum(row.arm.name == arm for row in found.rows)
+        lines.append(f"Left out: {name}{'' if everywhere else f' ({_places(places)})'}: {why}")
+    return lines
+
+
+def _places(cells: Sequence[Cell]) -> str:
+    return ", ".join(" ".join(str(part) for part in (cell.corpus, cell.size) if part is not None) for cell in cells)
 
 
 def _notes(found: Findings) -> Iterator[str]:

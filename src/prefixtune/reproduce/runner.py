@@ -215,7 +215,8 @@ class Worker:
         try:
             return self._row(arm)
         except Unfit as error:
-            print(f"prefixtune: {arm.name} is left out: {error}", file=sys.stderr)
+            where = f" ({self.cell.corpus})" if self.cell.corpus else ""
+            print(f"prefixtune: {arm.name}{where} is left out: {error}", file=sys.stderr)
             self.left_out[arm.name] = str(error)
             self.screen.done(before + _jobs(self.plan, arm) - self.screen.passed)
             return Row(self.cell, arm, reason=str(error))
