@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,9 +16,9 @@ class Rouge(TextMetric):
     paper_factor: ClassVar[float] = 100.0
 
     @property
-    @abstractmethod
     def kind(self) -> str:
-        """What is counted, by rouge-score's name."""
+        """What is counted, by rouge-score's name, with which the metric's own begins."""
+        return self.name.partition("_")[0]
 
     def score(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
         found = scores_of(self.kind, answers, references)
@@ -31,7 +30,6 @@ class Rouge1(Rouge):
     """Common words."""
 
     name: ClassVar[str] = "rouge1"
-    kind: ClassVar[str] = "rouge1"
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,6 @@ class Rouge2(Rouge):
     """Common pairs of words."""
 
     name: ClassVar[str] = "rouge2"
-    kind: ClassVar[str] = "rouge2"
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,6 @@ class RougeL(Rouge):
     """The longest common subsequence of words."""
 
     name: ClassVar[str] = "rougeL"
-    kind: ClassVar[str] = "rougeL"
 
 
 class OfTheClosest(Rouge):
@@ -64,7 +60,6 @@ class Rouge2SciTLDR(OfTheClosest):
     """Common pairs of words."""
 
     name: ClassVar[str] = "rouge2_scitldr"
-    kind: ClassVar[str] = "rouge2"
 
 
 @dataclass(frozen=True)
@@ -72,7 +67,6 @@ class RougeLSciTLDR(OfTheClosest):
     """The longest common subsequence of words."""
 
     name: ClassVar[str] = "rougeL_scitldr"
-    kind: ClassVar[str] = "rougeL"
 
 
 def scores_of(kind: str, answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[list[float]]:

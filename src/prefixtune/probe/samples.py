@@ -40,15 +40,14 @@ class Judged:
 def _marked(text: str, spans: Sequence[tuple[int, int]], most: int) -> str:
     """`text` with brackets around its spans; of a long one about `most` characters, the first span among them."""
     first = min((start for start, _ in spans), default=0)
-    begin = max(min(first - most // 4, len(text) - most), 0) if first > most // 2 else 0
-    kept = text[begin : begin + most] if len(text) > most else text
-    begin = begin if len(text) > most else 0
+    begin = min(first - most // 4, len(text) - most) if len(text) > most and first > most // 2 else 0
+    kept = text[begin : begin + most]
     brackets = [(start - begin, "[") for start, _ in spans] + [(end - begin, "]") for _, end in spans]
-    shown = kept
+    shown, last = kept, len(kept)
     for place, bracket in sorted(brackets, key=lambda pair: (-pair[0], pair[1])):
-        if 0 <= place <= len(kept):
+        if 0 <= place <= last:
             shown = shown[:place] + bracket + shown[place:]
-    return ("… " if begin else "") + shown.strip() + (" …" if begin + len(kept) < len(text) else "")
+    return ("… " if begin else "") + shown.strip() + (" …" if begin + last < len(text) else "")
 
 
 @dataclass(frozen=True)
